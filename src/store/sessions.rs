@@ -589,6 +589,19 @@ pub struct Expired {
     pub dropped: u64,
 }
 
+/// Whether [`expire`] would find something.
+///
+/// # Errors
+/// The database's.
+pub fn is_due(conn: &Connection, now_ms: i64) -> Result<bool> {
+    conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM session WHERE expires_at <= ?1)
+         OR EXISTS (SELECT 1 FROM will WHERE due_at <= ?1)
+         OR EXISTS (SELECT 1 FROM session WHERE dropped > 0)",
+    )?
+    .query_row([now_ms], |row| row.get(0))
+}
+
 /// Ends sessions and collects wills whose time has come.
 ///
 /// # Errors
@@ -703,6 +716,15 @@ pub fn retain(conn: &Connection, message: &Queued<'_>) -> Result<()> {
 /// The database's.
 pub fn clear_retained(conn: &Connection, topic: &str) -> Result<()> {
     conn.prepare_cached("DELETE FROM retained WHERE topic = ?1")?.execute([topic])?;
+    Ok(())
+}
+
+/// Forgets retained messages past their time.
+///
+/// # Errors
+/// The database's.
+pub fn expire_retained(conn: &Connection, now_ms: i64) -> Result<()> {
+    conn.prepare_cached("DELETE FROM retained WHERE expires_at <= ?1")?.execute([now_ms])?;
     Ok(())
 }
 
