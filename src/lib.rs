@@ -1,1 +1,5 @@
 //! placeholder
+pub mod cli {
+    pub mod pki;
+}
+pub mod pki;
