@@ -139,15 +139,15 @@ impl SigningRequest {
         if !is_current(&request.signature_algorithm) {
             return Err("it is signed with an outdated algorithm; use SHA-256".into());
         }
-        request
-            .verify_signature()
-            .map_err(|_| "its signature is wrong: it was changed, or made with another key")?;
         let info = &request.certification_request_info;
         if let Ok(PublicKey::RSA(rsa)) = info.subject_pki.parsed()
             && rsa.key_size() < MIN_RSA_BITS
         {
             return Err(format!("its RSA key is shorter than {MIN_RSA_BITS} bits"));
         }
+        request
+            .verify_signature()
+            .map_err(|_| "its signature is wrong: it was changed, or made with another key")?;
         let public_key = SubjectPublicKeyInfo::from_der(info.subject_pki.raw)
             .map_err(|_| "its key is of an unsupported kind; use ECDSA P-256")?;
         let common_names = info
