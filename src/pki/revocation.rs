@@ -402,8 +402,8 @@ pub fn sign_crl(dir: &PkiDir, now: OffsetDateTime) -> Result<CrlUpdate, PkiError
     sign_lists(dir, &mut Record::load(dir)?, now, &lock)
 }
 
-/// Signs the lists again if any that can be signed here is missing, unreadable, past half its
-/// life, or dated in the future. Meant for start-up and a daily timer; `None` if nothing was
+/// Signs the lists again if any that can be signed here is missing, unreadable, incomplete,
+/// past half its life, or dated in the future. Meant for start-up and a daily timer; `None` if nothing was
 /// due.
 ///
 /// # Errors
@@ -418,6 +418,7 @@ pub fn refresh_crl(dir: &PkiDir, now: OffsetDateTime) -> Result<Option<CrlUpdate
 }
 
 fn is_due(dir: &PkiDir, now: OffsetDateTime) -> Result<bool, PkiError> {
+    let record = Record::load(dir)?;
     let authorities = authorities(dir)?;
     let Ok(lists) = read_lists(dir, &authorities) else {
         return Ok(true);
@@ -430,15 +431,24 @@ fn is_due(dir: &PkiDir, now: OffsetDateTime) -> Result<bool, PkiError> {
         let fresh = lists
             .iter()
             .filter(|list| list.signer == certificate.public_key)
-            .any(|list| {
-                list.this_update <= now + Duration::HOUR
-                    && now < list.this_update + CRL_LIFETIME / 2
-            });
+            .any(|list| is_fresh(list, &record, now));
         if !fresh {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// In the first half of its life, and complete: a revocation can have been recorded without its
+/// list being signed, if the power went in between.
+fn is_fresh(list: &SignedList, record: &Record, now: OffsetDateTime) -> bool {
+    list.this_update <= now + Duration::HOUR
+        && now < list.this_update + CRL_LIFETIME / 2
+        && record
+            .revoked
+            .iter()
+            .filter(|revocation| revocation.issuer == list.issuer)
+            .all(|revocation| list.serials.contains(&revocation.serial))
 }
 
 /// When the soonest of the signed lists runs out, of those whose key is here.
