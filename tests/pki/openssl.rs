@@ -118,6 +118,21 @@ fn the_signed_lists_verify_and_revoke_for_openssl_too() {
     let at = folder.path();
     let check = "verify -crl_check_all -CAfile root.crt -CRLfile crl.pem -untrusted intermediates.pem sensor_001/device.crt";
     openssl(at, check);
+    // The file for other servers on this machine: clients' authorities and nothing of the server's.
+    fs::copy(gateway.file("clients.pem"), at.join("clients.pem")).unwrap();
+    openssl(
+        at,
+        "verify -crl_check_all -CAfile clients.pem -CRLfile crl.pem -purpose sslclient sensor_001/device.crt",
+    );
+    let clients = fs::read_to_string(at.join("clients.pem")).unwrap();
+    assert_eq!(clients.matches("BEGIN").count(), 2);
+    assert!(
+        !clients.contains(
+            fs::read_to_string(at.join("gateway-ca.crt"))
+                .unwrap()
+                .trim()
+        )
+    );
     let number = |at| openssl(at, "crl -in crl.pem -noout -crlnumber");
     let before = number(at);
     let target = RevokeTarget::Name("sensor_001".into());

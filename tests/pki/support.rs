@@ -230,7 +230,7 @@ pub(crate) fn connect(
         kind: server.handshake_kind().unwrap(),
         group: server
             .negotiated_key_exchange_group()
-            .map(|group| group.name()),
+            .map(rustls::crypto::SupportedKxGroup::name),
     })
 }
 
