@@ -14,7 +14,8 @@ pub(super) const SEVERAL_SUBSCRIPTION_IDS: u64 = 1 << 63;
 /// The properties of a packet, without their length prefix: valid bytes and what is in them.
 /// Empty for MQTT 3.1.1.
 ///
-/// They can only come from [`RawProperties::parse`], a decoded packet or a [`PropertyBuf`], so
+/// They can only come from [`RawProperties::parse`], a decoded packet or a
+/// [`PropertyBuf`](super::PropertyBuf), so
 /// reading them cannot fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct RawProperties<'a> {

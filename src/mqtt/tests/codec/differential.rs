@@ -227,7 +227,10 @@ fn our_grants(facts: Facts, q: &RawProperties<'_>) -> Facts {
             "receive maximum",
             q.receive_maximum().map_or(65_535, u16::from),
         )
-        .with("maximum QoS", q.maximum_qos().map_or(2, |qos| qos.as_u8()))
+        .with(
+            "maximum QoS",
+            q.maximum_qos().map_or(2, tidegate_mqtt::QoS::as_u8),
+        )
         .with(
             "maximum packet size",
             q.maximum_packet_size().map(u32::from),

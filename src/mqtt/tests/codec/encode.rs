@@ -253,6 +253,16 @@ fn diagnostics_give_way_to_the_peers_maximum_packet_size() {
             assert_eq!(found, want, "{what} for {max}");
         }
     }
+    for version in VERSIONS {
+        let success = Ack::success(AckKind::PubAck, id(1));
+        let peer = |max| Peer {
+            max_packet_size: max,
+            ..Peer::client(version)
+        };
+        let refused = Err(EncodeError::PacketTooLarge { size: 4, max: 3 });
+        assert_eq!(written(|out| success.encode(&peer(3), out)), refused);
+        assert!(written(|out| success.encode(&peer(4), out)).is_ok());
+    }
     // What is left when user properties go is the reason string, and it reads.
     let peer = Peer {
         max_packet_size: 12,

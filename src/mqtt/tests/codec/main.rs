@@ -2,6 +2,8 @@
 //! accepted, written by hand from the two specifications; properties that hold for any packet and
 //! for any bytes; and a second opinion.
 
+#![cfg(test)]
+
 mod common;
 
 mod acks;
