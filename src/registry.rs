@@ -15,6 +15,8 @@ mod passwords;
 mod reconcile;
 mod rights;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{
     collections::BTreeMap,
