@@ -15,7 +15,7 @@ mod prepare;
 mod state;
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -77,10 +77,42 @@ pub struct Commands {
 struct Inner {
     store: Store,
     rules: Rules,
-    /// Devices that may have commands waiting. A device is in here whenever it does, and for a while
-    /// longer: it spares a query on every connect and disconnect of all others.
-    waiting: Mutex<HashSet<DeviceKey>>,
+    waiting: Mutex<Waiting>,
     notify: Box<dyn Fn(&DeviceId) + Send + Sync>,
+}
+
+/// Devices that may have commands waiting. A device is in here whenever it does, and for a while
+/// longer: it spares a query on every connect and disconnect of all others.
+#[derive(Default)]
+struct Waiting {
+    devices: HashMap<DeviceKey, u64>,
+    /// Counts marks, so that one set during a query is not taken away for what the query found.
+    marks: u64,
+}
+
+impl Waiting {
+    fn mark(&mut self, device: DeviceKey) {
+        self.marks += 1;
+        self.devices.insert(device, self.marks);
+    }
+}
+
+/// Tells that a command was stored, when it is dropped. It travels through the store with the write:
+/// should the caller be gone by then (its connection ended), the device is told all the same.
+struct Tell {
+    inner: Arc<Inner>,
+    device: DeviceKey,
+    id: DeviceId,
+    stored: bool,
+}
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        if self.stored {
+            self.inner.lock_waiting().mark(self.device);
+            (self.inner.notify)(&self.id);
+        }
+    }
 }
 
 /// A command to be stored.
@@ -174,13 +206,15 @@ impl Commands {
                 rows::devices_waiting(conn)
             })
             .await?;
-        let waiting = Mutex::new(waiting.into_iter().collect());
+        let mut marked = Waiting::default();
+        waiting.into_iter().for_each(|device| marked.mark(device));
+        let (waiting, notify) = (Mutex::new(marked), Box::new(notify));
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
                 rules,
                 waiting,
-                notify: Box::new(notify),
+                notify,
             }),
         })
     }
@@ -236,20 +270,26 @@ impl Commands {
             expires_at: UnixMillis(now.0.saturating_add(millis(ttl))),
         };
         let accepting = device.enabled;
-        let inserted = self
+        let mut tell = Tell {
+            inner: Arc::clone(&self.inner),
+            device: device.key,
+            id: device.id,
+            stored: false,
+        };
+        let (inserted, _tell) = self
             .inner
             .store
-            .write(move |conn| rows::insert(conn, &new, accepting, MAX_WAITING))
+            .write(move |conn| {
+                let inserted = rows::insert(conn, &new, accepting, MAX_WAITING)?;
+                tell.stored = inserted == Inserted::New;
+                Ok((inserted, tell))
+            })
             .await?;
         match inserted {
-            Inserted::New => {
-                self.waiting_set().insert(device.key);
-                (self.inner.notify)(&device.id);
-                Ok(Queued {
-                    message_id: id,
-                    before: false,
-                })
-            }
+            Inserted::New => Ok(Queued {
+                message_id: id,
+                before: false,
+            }),
             Inserted::Before(message_id) => Ok(Queued {
                 message_id,
                 before: true,
@@ -264,7 +304,7 @@ impl Commands {
     /// [`Commands::pending`]. Touches memory only.
     #[must_use]
     pub fn waiting(&self, device: DeviceKey) -> bool {
-        self.waiting_set().contains(&device)
+        self.inner.lock_waiting().devices.contains_key(&device)
     }
 
     /// What is to be sent to the device now, oldest first. Commands already written to a live
@@ -277,12 +317,11 @@ impl Commands {
         device: DeviceKey,
         now: UnixMillis,
     ) -> Result<Vec<Pending>, StoreError> {
-        // Taken out before the look and put back after it: a command stored in between puts its
-        // device in again, so none is overlooked.
-        if !self.waiting_set().remove(&device) {
+        let mark = self.inner.lock_waiting().devices.get(&device).copied();
+        let Some(mark) = mark else {
             return Ok(Vec::new());
-        }
-        let found = self
+        };
+        let (pending, waiting) = self
             .inner
             .store
             .read(move |conn| {
@@ -291,11 +330,12 @@ impl Commands {
                     rows::waiting(conn, device)?,
                 ))
             })
-            .await;
-        if !matches!(&found, Ok((_, 0))) {
-            self.waiting_set().insert(device);
+            .await?;
+        let mut marked = self.inner.lock_waiting();
+        if waiting == 0 && marked.devices.get(&device) == Some(&mark) {
+            marked.devices.remove(&device);
         }
-        found.map(|(pending, _)| pending)
+        Ok(pending)
     }
 
     /// Makes the message to publish: signed now, or in raw form for a device that does not sign.
@@ -435,13 +475,12 @@ impl Commands {
             })
             .await
     }
+}
 
-    fn waiting_set(&self) -> std::sync::MutexGuard<'_, HashSet<DeviceKey>> {
-        // A set of numbers is consistent whatever panicked while it was locked.
-        self.inner
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+impl Inner {
+    fn lock_waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        // Numbers are consistent whatever panicked while they were locked.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -63,13 +63,27 @@ const CHECK: Place<'static> = Place {
 #[derive(Debug)]
 pub struct Registry {
     store: Store,
+    shared: Arc<Shared>,
+    /// Held through every change, so that what was decided on is what is changed.
+    changing: Mutex<()>,
+}
+
+/// What is in memory.
+#[derive(Debug)]
+struct Shared {
     master: Arc<MasterKey>,
     default_rate: Rate,
     table: RwLock<Table>,
     passwords: Passwords,
     changes: watch::Sender<u64>,
-    /// Held through every change, so that what was decided on is what is changed.
-    changing: Mutex<()>,
+}
+
+/// Rows that were written and are now to be shown to everyone. It travels through the store with the
+/// write and does its work when it is dropped at the latest: should the caller be gone by then,
+/// memory follows the database all the same.
+struct Written {
+    shared: Arc<Shared>,
+    rows: Vec<DeviceRow>,
 }
 
 /// Why the registry could not be opened or changed.
@@ -179,13 +193,17 @@ impl Registry {
                 .await?;
             tracing::info!(count, "sealed device secrets under the new master key");
         }
-        Ok(Self {
-            store,
+        let (table, changes) = (RwLock::new(table), watch::Sender::new(0));
+        let shared = Arc::new(Shared {
             master,
             default_rate,
-            table: RwLock::new(table),
+            table,
             passwords,
-            changes: watch::Sender::new(0),
+            changes,
+        });
+        Ok(Self {
+            store,
+            shared,
             changing: Mutex::new(()),
         })
     }
@@ -193,25 +211,25 @@ impl Registry {
     /// The device of this id, enabled or not; none if it was removed.
     #[must_use]
     pub fn get(&self, id: &DeviceId) -> Option<Arc<Device>> {
-        self.read_table().get(id)
+        self.shared.read().get(id)
     }
 
     /// The device of this number, also if it was removed: what is owed still names it.
     #[must_use]
     pub fn by_key(&self, key: DeviceKey) -> Option<Arc<Device>> {
-        self.read_table().by_key(key)
+        self.shared.read().by_key(key)
     }
 
     /// All devices but the removed ones, in no order.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Device>> {
-        self.read_table().all()
+        self.shared.read().all()
     }
 
     /// How many devices there are, without the removed ones.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.read_table().len()
+        self.shared.read().len()
     }
 
     #[must_use]
@@ -223,7 +241,7 @@ impl Registry {
     /// gone or disabled.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+        self.shared.changes.subscribe()
     }
 
     /// Whether this is the device's password. Takes tens of milliseconds and 19 MiB, the same for a
@@ -231,7 +249,8 @@ impl Registry {
     /// is allowed, few at once.
     #[must_use]
     pub fn check_password(&self, id: &DeviceId, password: &[u8]) -> bool {
-        self.passwords
+        self.shared
+            .passwords
             .check(self.get(id).map(|device| device.key), password)
     }
 
@@ -247,7 +266,7 @@ impl Registry {
     ) -> Result<Difference, RegistryError> {
         let _changing = self.changing.lock().await;
         let found = self.store.read(rows::all).await?;
-        let (declared, master) = (declared.clone(), Arc::clone(&self.master));
+        let (declared, master) = (declared.clone(), Arc::clone(&self.shared.master));
         let plan = tokio::task::spawn_blocking(move || {
             let declared = Declared::read_all(&declared)?;
             reconcile::plan(found, &declared, &master, now)
@@ -298,7 +317,11 @@ impl Registry {
         row.blocked_reason = None;
         row.updated_at = now;
         if let Some(secret) = secret {
-            row.secret = Some(self.master.seal(credentials::place(&row.id), secret)?);
+            row.secret = Some(
+                self.shared
+                    .master
+                    .seal(credentials::place(&row.id), secret)?,
+            );
         }
         let (inserts, updates) = if exists {
             (vec![], vec![row])
@@ -361,7 +384,10 @@ impl Registry {
         now: UnixMillis,
     ) -> Result<(), RegistryError> {
         credentials::check_secret(id, secret)?;
-        let sealed = self.master.seal(credentials::place(id.as_str()), secret)?;
+        let sealed = self
+            .shared
+            .master
+            .seal(credentials::place(id.as_str()), secret)?;
         self.change(id, now, |row| {
             row.secret = Some(sealed);
             Ok(())
@@ -445,7 +471,8 @@ impl Registry {
         if inserts.is_empty() && updates.is_empty() {
             return Ok(());
         }
-        let written = self
+        let shared = Arc::clone(&self.shared);
+        let mut written = self
             .store
             .write(move |conn| {
                 for row in &mut inserts {
@@ -453,32 +480,55 @@ impl Registry {
                 }
                 updates.iter().try_for_each(|row| rows::update(conn, row))?;
                 inserts.extend(updates);
-                Ok(inserts)
+                Ok(Written {
+                    shared,
+                    rows: inserts,
+                })
             })
             .await?;
-        let devices = written
+        written.show()
+    }
+}
+
+impl Shared {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Table> {
+        // Every change to the table is one insertion after everything that can fail.
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Written {
+    fn show(&mut self) -> Result<(), RegistryError> {
+        let rows = std::mem::take(&mut self.rows);
+        let shared = &self.shared;
+        let devices = rows
             .iter()
-            .map(|row| Device::from_row(row, &self.master, self.default_rate))
+            .map(|row| Device::from_row(row, &shared.master, shared.default_rate))
             .collect::<Result<Vec<_>, _>>()?;
-        for row in &written {
+        for row in &rows {
             let kept = row
                 .removed_at
                 .is_none()
                 .then_some(row.password.as_deref())
                 .flatten();
-            self.passwords.set(row.key, kept);
+            shared.passwords.set(row.key, kept);
         }
         {
-            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            let mut table = shared.table.write().unwrap_or_else(PoisonError::into_inner);
             devices.into_iter().for_each(|device| table.put(device));
         }
-        self.changes.send_modify(|generation| *generation += 1);
+        shared.changes.send_modify(|generation| *generation += 1);
         Ok(())
     }
+}
 
-    fn read_table(&self) -> std::sync::RwLockReadGuard<'_, Table> {
-        // Every change to the table is one insertion after everything that can fail.
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Written {
+    fn drop(&mut self) {
+        if !self.rows.is_empty()
+            && let Err(error) = self.show()
+        {
+            tracing::error!(%error, "a change to devices is on disk but not in force; restart the gateway");
+        }
     }
 }
 

@@ -10,7 +10,10 @@ use crate::{
 };
 
 const NOW: UnixMillis = UnixMillis(1_727_712_000_000);
-const RULES: Rules = Rules { message_bytes: 64 * 1024, require_v2: false };
+const RULES: Rules = Rules {
+    message_bytes: 64 * 1024,
+    require_v2: false,
+};
 const SECRET: &[u8] = b"supersecretkey123";
 
 fn device() -> Device {
@@ -21,11 +24,19 @@ fn device() -> Device {
 }
 
 fn order(body: &'static str) -> Order<'static> {
-    Order { body: Bytes::from_static(body.as_bytes()), ttl: None, idempotency_key: None, by: "key:test" }
+    Order {
+        body: Bytes::from_static(body.as_bytes()),
+        ttl: None,
+        idempotency_key: None,
+        by: "key:test",
+    }
 }
 
 fn keyed(body: &'static str, key: &'static str) -> Order<'static> {
-    Order { idempotency_key: Some(key), ..order(body) }
+    Order {
+        idempotency_key: Some(key),
+        ..order(body)
+    }
 }
 
 async fn commands() -> (Commands, Store, Arc<AtomicU32>) {
@@ -40,7 +51,12 @@ async fn commands() -> (Commands, Store, Arc<AtomicU32>) {
 }
 
 async fn state(commands: &Commands, id: MessageId) -> State {
-    commands.status(DeviceKey(1), id).await.unwrap().unwrap().state
+    commands
+        .status(DeviceKey(1), id)
+        .await
+        .unwrap()
+        .unwrap()
+        .state
 }
 
 #[tokio::test]
@@ -48,7 +64,11 @@ async fn a_command_is_queued_sent_delivered_and_done() {
     let (commands, store, told) = commands().await;
     let device = device();
     assert!(!commands.waiting(device.key));
-    let id = commands.queue(&device, order(r#"{"action":"reboot"}"#), NOW).await.unwrap().message_id;
+    let id = commands
+        .queue(&device, order(r#"{"action":"reboot"}"#), NOW)
+        .await
+        .unwrap()
+        .message_id;
     assert_eq!(told.load(Ordering::Relaxed), 1);
     assert!(commands.waiting(device.key));
     let pending = commands.pending(device.key, NOW).await.unwrap();
@@ -57,18 +77,26 @@ async fn a_command_is_queued_sent_delivered_and_done() {
 
     commands.sent(device.key, vec![id], NOW).await.unwrap();
     assert_eq!(state(&commands, id).await, State::Sent);
-    assert!(commands.pending(device.key, NOW).await.unwrap().is_empty(), "not twice to one connection");
+    assert!(
+        commands.pending(device.key, NOW).await.unwrap().is_empty(),
+        "not twice to one connection"
+    );
     commands.delivered(device.key, vec![id], NOW).await.unwrap();
     assert_eq!(state(&commands, id).await, State::Delivered);
     assert!(commands.pending(device.key, NOW).await.unwrap().is_empty());
     assert!(!commands.waiting(device.key));
 
     let ack = format!(r#"{{"command_id":"{id}","status":"done","detail":{{"uptime": 3}}}}"#);
-    let recorded =
-        store.write(move |conn| record_outcome(conn, DeviceKey(1), ack.as_bytes(), NOW)).await.unwrap();
+    let recorded = store
+        .write(move |conn| record_outcome(conn, DeviceKey(1), ack.as_bytes(), NOW))
+        .await
+        .unwrap();
     assert_eq!(recorded, Recorded::Settled(id, State::Done));
     let status = commands.status(device.key, id).await.unwrap().unwrap();
-    assert_eq!((status.state, status.detail.as_deref()), (State::Done, Some(r#"{"uptime": 3}"#)));
+    assert_eq!(
+        (status.state, status.detail.as_deref()),
+        (State::Done, Some(r#"{"uptime": 3}"#))
+    );
     assert_eq!((status.attempts, status.finished_at), (1, Some(NOW)));
 }
 
@@ -76,7 +104,11 @@ async fn a_command_is_queued_sent_delivered_and_done() {
 async fn what_a_broken_connection_did_not_confirm_is_sent_again() {
     let (commands, store, _) = commands().await;
     let device = device();
-    let id = commands.queue(&device, order("1"), NOW).await.unwrap().message_id;
+    let id = commands
+        .queue(&device, order("1"), NOW)
+        .await
+        .unwrap()
+        .message_id;
     let first = commands.pending(device.key, NOW).await.unwrap().remove(0);
     let first_sent = commands.prepare(&first, &device, NOW).unwrap();
     commands.sent(device.key, vec![id], NOW).await.unwrap();
@@ -93,7 +125,10 @@ async fn what_a_broken_connection_did_not_confirm_is_sent_again() {
     commands.sent(device.key, vec![id], later).await.unwrap();
     let restarted = Commands::open(store, RULES, |_| {}).await.unwrap();
     assert!(restarted.waiting(device.key));
-    assert_eq!(restarted.pending(device.key, later).await.unwrap()[0].message_id, id);
+    assert_eq!(
+        restarted.pending(device.key, later).await.unwrap()[0].message_id,
+        id
+    );
 }
 
 #[tokio::test]
@@ -101,12 +136,24 @@ async fn order_is_kept() {
     let (commands, _, _) = commands().await;
     let mut ids = Vec::new();
     for body in ["1", "2", "3"] {
-        ids.push(commands.queue(&device(), order(body), NOW).await.unwrap().message_id);
+        ids.push(
+            commands
+                .queue(&device(), order(body), NOW)
+                .await
+                .unwrap()
+                .message_id,
+        );
     }
     let pending = commands.pending(DeviceKey(1), NOW).await.unwrap();
-    assert_eq!(pending.iter().map(|p| p.message_id).collect::<Vec<_>>(), ids);
+    assert_eq!(
+        pending.iter().map(|p| p.message_id).collect::<Vec<_>>(),
+        ids
+    );
     let recent = commands.recent(DeviceKey(1), 2).await.unwrap();
-    assert_eq!(recent.iter().map(|c| c.message_id).collect::<Vec<_>>(), [ids[2], ids[1]]);
+    assert_eq!(
+        recent.iter().map(|c| c.message_id).collect::<Vec<_>>(),
+        [ids[2], ids[1]]
+    );
 }
 
 #[tokio::test]
@@ -119,15 +166,48 @@ async fn the_same_order_twice_is_one_command() {
     assert_eq!(told.load(Ordering::Relaxed), 1);
     let conflict = commands.queue(&device, keyed("2", "k"), NOW).await;
     assert!(matches!(conflict, Err(CommandError::Conflict)));
-    let longer = Order { ttl: Some(Duration::from_secs(5)), ..keyed("1", "k") };
-    assert!(matches!(commands.queue(&device, longer, NOW).await, Err(CommandError::Conflict)));
-    let other_actor = Order { by: "key:other", ..keyed("1", "k") };
-    assert!(!commands.queue(&device, other_actor, NOW).await.unwrap().before);
-    let other_device = Device { key: DeviceKey(2), ..device.clone() };
-    assert!(!commands.queue(&other_device, keyed("1", "k"), NOW).await.unwrap().before);
+    let longer = Order {
+        ttl: Some(Duration::from_secs(5)),
+        ..keyed("1", "k")
+    };
+    assert!(matches!(
+        commands.queue(&device, longer, NOW).await,
+        Err(CommandError::Conflict)
+    ));
+    let other_actor = Order {
+        by: "key:other",
+        ..keyed("1", "k")
+    };
+    assert!(
+        !commands
+            .queue(&device, other_actor, NOW)
+            .await
+            .unwrap()
+            .before
+    );
+    let other_device = Device {
+        key: DeviceKey(2),
+        ..device.clone()
+    };
+    assert!(
+        !commands
+            .queue(&other_device, keyed("1", "k"), NOW)
+            .await
+            .unwrap()
+            .before
+    );
     // A repeated order is answered as before even when a new one would be refused.
-    let disabled = Device { enabled: false, ..device };
-    assert!(commands.queue(&disabled, keyed("1", "k"), NOW).await.unwrap().before);
+    let disabled = Device {
+        enabled: false,
+        ..device
+    };
+    assert!(
+        commands
+            .queue(&disabled, keyed("1", "k"), NOW)
+            .await
+            .unwrap()
+            .before
+    );
     let refused = commands.queue(&disabled, keyed("1", "new"), NOW).await;
     assert!(matches!(refused, Err(CommandError::Disabled(_))));
 }
@@ -138,11 +218,20 @@ async fn a_devices_queue_is_bounded() {
     for _ in 0..MAX_WAITING {
         commands.queue(&device(), order("1"), NOW).await.unwrap();
     }
-    assert!(matches!(commands.queue(&device(), order("1"), NOW).await, Err(CommandError::QueueFull(_))));
-    let other = Device { key: DeviceKey(2), ..device() };
+    assert!(matches!(
+        commands.queue(&device(), order("1"), NOW).await,
+        Err(CommandError::QueueFull(_))
+    ));
+    let other = Device {
+        key: DeviceKey(2),
+        ..device()
+    };
     commands.queue(&other, order("1"), NOW).await.unwrap();
     let ids = commands.pending(DeviceKey(1), NOW).await.unwrap();
-    commands.delivered(DeviceKey(1), vec![ids[0].message_id], NOW).await.unwrap();
+    commands
+        .delivered(DeviceKey(1), vec![ids[0].message_id], NOW)
+        .await
+        .unwrap();
     commands.queue(&device(), order("1"), NOW).await.unwrap();
 }
 
@@ -150,21 +239,42 @@ async fn a_devices_queue_is_bounded() {
 async fn what_is_too_late_expires_and_what_is_old_is_forgotten() {
     let (commands, store, _) = commands().await;
     let device = device();
-    let short = Order { ttl: Some(Duration::from_secs(10)), ..order("1") };
-    let id = commands.queue(&device, short, NOW).await.unwrap().message_id;
-    let kept = commands.queue(&device, order("2"), NOW).await.unwrap().message_id;
+    let short = Order {
+        ttl: Some(Duration::from_secs(10)),
+        ..order("1")
+    };
+    let id = commands
+        .queue(&device, short, NOW)
+        .await
+        .unwrap()
+        .message_id;
+    let kept = commands
+        .queue(&device, order("2"), NOW)
+        .await
+        .unwrap()
+        .message_id;
     let before = UnixMillis(NOW.0 + 9_999);
     let after = UnixMillis(NOW.0 + 10_000);
     assert_eq!(commands.expire(before).await.unwrap(), 0);
     assert_eq!(commands.pending(device.key, before).await.unwrap().len(), 2);
-    assert_eq!(commands.pending(device.key, after).await.unwrap().len(), 1, "never sent once it is late");
+    assert_eq!(
+        commands.pending(device.key, after).await.unwrap().len(),
+        1,
+        "never sent once it is late"
+    );
     assert_eq!(commands.expire(after).await.unwrap(), 1);
     assert_eq!(commands.expire(after).await.unwrap(), 0);
-    assert_eq!((state(&commands, id).await, state(&commands, kept).await), (State::Expired, State::Queued));
+    assert_eq!(
+        (state(&commands, id).await, state(&commands, kept).await),
+        (State::Expired, State::Queued)
+    );
 
     // The device had it after all.
     let ack = format!(r#"{{"command_id":"{id}","status":"failed"}}"#);
-    store.write(move |conn| record_outcome(conn, DeviceKey(1), ack.as_bytes(), after)).await.unwrap();
+    store
+        .write(move |conn| record_outcome(conn, DeviceKey(1), ack.as_bytes(), after))
+        .await
+        .unwrap();
     assert_eq!(state(&commands, id).await, State::Failed);
 
     let much_later = UnixMillis(NOW.0 + millis(KEEP_SETTLED) + 1);
@@ -175,7 +285,11 @@ async fn what_is_too_late_expires_and_what_is_old_is_forgotten() {
 #[tokio::test]
 async fn outcomes_settle_only_commands_of_the_device_that_reports_them() {
     let (commands, store, _) = commands().await;
-    let id = commands.queue(&device(), order("1"), NOW).await.unwrap().message_id;
+    let id = commands
+        .queue(&device(), order("1"), NOW)
+        .await
+        .unwrap()
+        .message_id;
     let report = |device: u32, payload: String| {
         let store = store.clone();
         async move {
@@ -190,38 +304,93 @@ async fn outcomes_settle_only_commands_of_the_device_that_reports_them() {
     assert_eq!(report(2, done.clone()).await, Recorded::Unknown(id));
     assert_eq!(state(&commands, id).await, State::Queued);
     for nonsense in ["", "1", "{}", r#"{"command_id":"x","status":"done"}"#, "{"] {
-        assert_eq!(report(1, nonsense.to_owned()).await, Recorded::NotAnOutcome, "{nonsense}");
+        assert_eq!(
+            report(1, nonsense.to_owned()).await,
+            Recorded::NotAnOutcome,
+            "{nonsense}"
+        );
     }
     assert_eq!(report(1, done).await, Recorded::Settled(id, State::Done));
-    assert_eq!(report(1, failed).await, Recorded::Repeated(id), "the first one stands");
+    assert_eq!(
+        report(1, failed).await,
+        Recorded::Repeated(id),
+        "the first one stands"
+    );
     assert_eq!(state(&commands, id).await, State::Done);
-    assert!(commands.pending(DeviceKey(1), NOW).await.unwrap().is_empty(), "done needs no sending");
+    assert!(
+        commands
+            .pending(DeviceKey(1), NOW)
+            .await
+            .unwrap()
+            .is_empty(),
+        "done needs no sending"
+    );
 }
 
 #[tokio::test]
 async fn what_cannot_become_a_command_is_refused() {
     let (commands, _, _) = commands().await;
     for body in ["", "{", "1 2", "nul", r#"{"a":1,"a":2}"#, "\u{feff}1"] {
-        let order = Order { body: Bytes::copy_from_slice(body.as_bytes()), ..order("") };
+        let order = Order {
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            ..order("")
+        };
         let refused = commands.queue(&device(), order, NOW).await;
-        assert!(matches!(refused, Err(CommandError::NotJson(_))), "{body}: {refused:?}");
+        assert!(
+            matches!(refused, Err(CommandError::NotJson(_))),
+            "{body}: {refused:?}"
+        );
     }
     let large = Bytes::from(format!("\"{}\"", "x".repeat(64 * 1024)));
-    let refused = commands.queue(&device(), Order { body: large, ..order("") }, NOW).await;
+    let refused = commands
+        .queue(
+            &device(),
+            Order {
+                body: large,
+                ..order("")
+            },
+            NOW,
+        )
+        .await;
     assert!(matches!(refused, Err(CommandError::TooLarge { .. })));
-    for ttl in [Duration::ZERO, Duration::from_millis(999), MAX_TTL + Duration::from_secs(1)] {
-        let refused = commands.queue(&device(), Order { ttl: Some(ttl), ..order("1") }, NOW).await;
+    for ttl in [
+        Duration::ZERO,
+        Duration::from_millis(999),
+        MAX_TTL + Duration::from_secs(1),
+    ] {
+        let refused = commands
+            .queue(
+                &device(),
+                Order {
+                    ttl: Some(ttl),
+                    ..order("1")
+                },
+                NOW,
+            )
+            .await;
         assert!(matches!(refused, Err(CommandError::Ttl)), "{ttl:?}");
     }
     let long = "k".repeat(256);
     for key in ["", "a b", "é", &long] {
-        let order = Order { idempotency_key: Some(key), ..order("1") };
+        let order = Order {
+            idempotency_key: Some(key),
+            ..order("1")
+        };
         let refused = commands.queue(&device(), order, NOW).await;
-        assert!(matches!(refused, Err(CommandError::IdempotencyKey)), "{key}");
+        assert!(
+            matches!(refused, Err(CommandError::IdempotencyKey)),
+            "{key}"
+        );
     }
-    let without = Device { secret: None, ..device() };
+    let without = Device {
+        secret: None,
+        ..device()
+    };
     let refused = commands.queue(&without, order("1"), NOW).await;
-    assert!(matches!(refused, Err(CommandError::Unsendable(PrepareError::NoSecret(_)))));
+    assert!(matches!(
+        refused,
+        Err(CommandError::Unsendable(PrepareError::NoSecret(_)))
+    ));
     assert!(!commands.waiting(DeviceKey(1)));
 }
 
@@ -248,11 +417,32 @@ async fn a_command_is_signed_in_the_version_its_device_speaks() {
     assert_eq!(prepared.topic, *Channel::Command.topic(&device.id));
     verify(&prepared, Version::V1);
     device.note_accepted(Some(Version::V2), NOW);
-    verify(&commands.prepare(&pending, &device, NOW).unwrap(), Version::V2);
-    let strict = Device { signing: Signing::V2, ..self::device() };
-    verify(&commands.prepare(&pending, &strict, NOW).unwrap(), Version::V2);
-    let all_v2 = Commands::open(store, Rules { require_v2: true, ..RULES }, |_| {}).await.unwrap();
-    verify(&all_v2.prepare(&pending, &self::device(), NOW).unwrap(), Version::V2);
+    verify(
+        &commands.prepare(&pending, &device, NOW).unwrap(),
+        Version::V2,
+    );
+    let strict = Device {
+        signing: Signing::V2,
+        ..self::device()
+    };
+    verify(
+        &commands.prepare(&pending, &strict, NOW).unwrap(),
+        Version::V2,
+    );
+    let all_v2 = Commands::open(
+        store,
+        Rules {
+            require_v2: true,
+            ..RULES
+        },
+        |_| {},
+    )
+    .await
+    .unwrap();
+    verify(
+        &all_v2.prepare(&pending, &self::device(), NOW).unwrap(),
+        Version::V2,
+    );
 }
 
 #[tokio::test]
@@ -271,15 +461,28 @@ async fn a_device_that_does_not_sign_gets_the_raw_form() {
         ("true", "true"),
         (r#"{ "b": [1, 2], "a": "x y" }"#, r#"{"b":[1,2],"a":"x y"}"#),
     ] {
-        let order = Order { body: Bytes::from_static(body.as_bytes()), ..order("") };
-        let id = commands.queue(&device, order, NOW).await.unwrap().message_id;
+        let order = Order {
+            body: Bytes::from_static(body.as_bytes()),
+            ..order("")
+        };
+        let id = commands
+            .queue(&device, order, NOW)
+            .await
+            .unwrap()
+            .message_id;
         let pending = commands.pending(device.key, NOW).await.unwrap();
         let pending = pending.iter().find(|p| p.message_id == id).unwrap();
         let prepared = commands.prepare(pending, &device, NOW).unwrap();
         assert_eq!(prepared.topic, "gates/gate1/control");
         assert_eq!(prepared.payload, raw.as_bytes());
     }
-    let nowhere = Device { command_topic: None, ..device };
+    let nowhere = Device {
+        command_topic: None,
+        ..device
+    };
     let refused = commands.queue(&nowhere, order("1"), NOW).await;
-    assert!(matches!(refused, Err(CommandError::Unsendable(PrepareError::NoCommandTopic(_)))));
+    assert!(matches!(
+        refused,
+        Err(CommandError::Unsendable(PrepareError::NoCommandTopic(_)))
+    ));
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use super::{Rate, Registry};
 use crate::{seal::MasterKey, store::Store};
 
-pub(crate) const RATE: Rate = Rate { per_second: 100, burst: 1_000 };
+pub(crate) const RATE: Rate = Rate {
+    per_second: 100,
+    burst: 1_000,
+};
 
 pub(crate) fn master() -> Arc<MasterKey> {
     Arc::new(MasterKey::new(&[7; 32], &[]))

@@ -53,7 +53,11 @@ fn a_device_speaks_on_its_own_topics_and_those_listed() {
 
 #[test]
 fn a_device_that_does_not_sign_has_listed_topics_only() {
-    let device = plain(&["gates/gate1/status"], &["sensors/pot"], Some("sensors/led/set"));
+    let device = plain(
+        &["gates/gate1/status"],
+        &["sensors/pot"],
+        Some("sensors/led/set"),
+    );
     for (topic, expected) in [
         ("sensors/pot", Permission::Telemetry),
         ("gates/gate1/status", Permission::Free),
@@ -138,7 +142,10 @@ fn a_device_cannot_be_given_what_reaches_others() {
     ] {
         assert_eq!(check_filter(&me, filter), expected, "{filter}");
     }
-    assert_eq!(check_topic(&me, "lights/+/set"), Err(TopicFault::InvalidTopic));
+    assert_eq!(
+        check_topic(&me, "lights/+/set"),
+        Err(TopicFault::InvalidTopic)
+    );
     assert_eq!(check_topic(&me, "lights/set"), Ok(()));
 }
 
