@@ -50,11 +50,12 @@ pub struct Now {
 pub enum Cause {
     /// No connection: refused, no such host, TLS failed. Says nothing about the message.
     Unreachable,
-    /// No answer in time. Suspect: the upstream, or this message.
-    Timeout,
+    /// A connection, but no answer: none in time, or closed, or not HTTP. Suspect: the upstream, or
+    /// this message.
+    NoAnswer,
     /// The upstream says it cannot take more now (429, 502, 503, 504).
     Overloaded,
-    /// The upstream failed on this message (408, 425, 500 and other 5xx, a broken answer).
+    /// The upstream failed on this message (408, 425, 500 and other 5xx).
     Failed,
     /// The upstream took the message (2xx), but its reply did not arrive whole.
     TornReply,
@@ -64,7 +65,7 @@ impl Cause {
     /// Whether this speaks about the upstream as a whole rather than about one message.
     #[must_use]
     pub fn blames_upstream(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Timeout | Self::Overloaded)
+        matches!(self, Self::Unreachable | Self::NoAnswer | Self::Overloaded)
     }
 }
 

@@ -189,7 +189,7 @@ mod tests {
             Permission::Busy,
             "it does not end the probe"
         );
-        circuit.failed(Cause::Timeout, B, None, until, HALF);
+        circuit.failed(Cause::NoAnswer, B, None, until, HALF);
         let next = until + Duration::from_millis(500);
         assert_eq!(
             circuit.permits(until, 0),
@@ -203,11 +203,11 @@ mod tests {
         let (mut circuit, now) = (circuit(), Instant::now());
         for _ in 0..100 {
             assert!(
-                !circuit.failed(Cause::Timeout, A, None, now, HALF),
+                !circuit.failed(Cause::NoAnswer, A, None, now, HALF),
                 "one slow device"
             );
         }
-        assert!(!circuit.failed(Cause::Timeout, B, None, now, HALF));
+        assert!(!circuit.failed(Cause::NoAnswer, B, None, now, HALF));
         circuit.answered();
         assert!(!circuit.failed(Cause::Overloaded, C, None, now, HALF));
         assert!(!circuit.failed(Cause::Overloaded, A, None, now, HALF));

@@ -340,7 +340,7 @@ fn random_verdict(random: &mut Random, bad: usize) -> Verdict<()> {
     }
     let causes = [
         Cause::Unreachable,
-        Cause::Timeout,
+        Cause::NoAnswer,
         Cause::Overloaded,
         Cause::Failed,
         Cause::TornReply,
@@ -402,7 +402,7 @@ proptest! {
         }
         // What is still under way comes back first.
         while !world.flying.is_empty() {
-            world.answer(0, Verdict::Retry { after: None, cause: Cause::Timeout }, u64::MAX);
+            world.answer(0, Verdict::Retry { after: None, cause: Cause::NoAnswer }, u64::MAX);
         }
         world.begin_flush();
         world.end_flush();

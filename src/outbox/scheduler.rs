@@ -282,6 +282,15 @@ impl<R> Scheduler<R> {
         self.replace(request.device, now.instant);
     }
 
+    /// A device's parked messages could not be read; they will be asked for again.
+    pub fn parked_unread(&mut self, request: ParkedRequest, now: Instant) {
+        if let Some(queue) = self.devices.get_mut(&request.device) {
+            queue.place = Place::Idle;
+            queue.diverted = true;
+            self.replace(request.device, now);
+        }
+    }
+
     /// These devices' parked messages were changed by someone else (a dead letter is to be retried,
     /// something was dropped): they are read again, and go at once.
     pub fn reread_parked(&mut self, devices: impl IntoIterator<Item = DeviceKey>, now: Instant) {
@@ -294,6 +303,17 @@ impl<R> Scheduler<R> {
             self.replace(device, now);
         }
         self.circuit.hurry(now);
+    }
+
+    /// Whether it is known that this device has, or just had, parked messages.
+    #[must_use]
+    pub fn knows_parked(&self, device: DeviceKey) -> bool {
+        self.devices.get(&device).is_some_and(|queue| {
+            let under_way = queue
+                .in_flight
+                .is_some_and(|message| message.origin == Origin::Parked);
+            queue.behind || queue.holds_parked || under_way || queue.flush > self.committed
+        })
     }
 
     /// What may be delivered now. Every message handed out comes back through
