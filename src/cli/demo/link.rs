@@ -5,8 +5,8 @@ use std::{io, net::SocketAddr, num::NonZeroU16, sync::Arc};
 use bytes::{Buf, BytesMut};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tidegate_mqtt::{
-    Accept, Ack, AckKind, Connect, Frame, Peer, Publish, QoS, RawProperties, ReasonCode,
-    RetainHandling, ServerPacket, Subscribe, Subscription, Version, decode_from_server, frame,
+    Accept, Ack, AckKind, Connect, Disconnect, Filters, Frame, Peer, Publish, QoS, RawProperties, ReasonCode,
+    ServerPacket, Subscribe, Subscription, Version, decode_from_server, frame,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -60,7 +60,7 @@ impl Link {
             Self { stream, inbox: BytesMut::new(), outbox: BytesMut::new(), gateway };
         let connect = Connect {
             version: Version::V5,
-            clean_start: true,
+            clean_start: false,
             keep_alive: 30,
             client_id,
             will: None,
@@ -85,18 +85,17 @@ impl Link {
     /// # Errors
     /// When the filter cannot be encoded.
     pub(super) fn queue_subscribe(&mut self, id: NonZeroU16, filter: &str) -> Result<(), LinkError> {
-        let wanted = [Subscription {
-            filter,
-            qos: QoS::AtLeastOnce,
-            no_local: false,
-            retain_as_published: false,
-            retain_handling: RetainHandling::Send,
-        }];
-        Subscribe::encode_filters(id, RawProperties::EMPTY, &wanted, &self.gateway, &mut self.outbox)?;
+        let wanted = [Subscription::new(filter, QoS::AtLeastOnce)];
+        let subscribe = Subscribe {
+            packet_id: id,
+            properties: RawProperties::EMPTY,
+            filters: Filters::new(&wanted),
+        };
+        subscribe.encode(&self.gateway, &mut self.outbox)?;
         Ok(())
     }
 
-    /// Queues a QoS 1 publish.
+    /// Queues a QoS 1 publish; `again` marks a re-delivery of the same bytes.
     ///
     /// # Errors
     /// When it cannot be encoded.
@@ -105,9 +104,10 @@ impl Link {
         packet_id: NonZeroU16,
         topic: &str,
         payload: &[u8],
+        again: bool,
     ) -> Result<(), LinkError> {
         let publish = Publish {
-            dup: false,
+            dup: again,
             qos: QoS::AtLeastOnce,
             retain: false,
             topic,
@@ -129,7 +129,16 @@ impl Link {
     }
 
     pub(super) fn queue_ping(&mut self) {
-        self.outbox.extend_from_slice(tidegate_mqtt::packet::ping::PINGREQ);
+        self.outbox.extend_from_slice(tidegate_mqtt::PINGREQ);
+    }
+
+    /// Queues a goodbye.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub(super) fn queue_disconnect(&mut self) -> Result<(), LinkError> {
+        Disconnect::new(ReasonCode::Success).encode(&self.gateway, &mut self.outbox)?;
+        Ok(())
     }
 
     /// Sends what is queued.
