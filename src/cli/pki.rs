@@ -3,198 +3,21 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
 use time::{Duration, OffsetDateTime};
 
-use crate::pki::{
-    self, Bundle, CrlUpdate, DeviceRequest, Endpoint, Entry, Host, Identity, Import, IssuedDevice,
-    IssuedOperator, IssuedServer, OperatorRequest, PkiDir, PkiError, Profiles, Reason,
-    RenewOptions, Renewed, RevokeTarget, SecretSource, SigningRequest,
+mod args;
+
+pub use args::PkiArgs;
+use args::{
+    ImportArgs, InitArgs, IssueCommand, IssueDeviceArgs, ListArgs, OutputArgs, PkiCommand,
+    RenewArgs, RevokeArgs, Role,
 };
 
-/// Certificates: who may speak as a device, and who is the gateway
-#[derive(Debug, Args)]
-pub struct PkiArgs {
-    /// Folder with certificate profiles that override the shipped ones
-    #[arg(long, global = true, value_name = "DIR")]
-    profiles: Option<PathBuf>,
-    #[command(subcommand)]
-    command: PkiCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum PkiCommand {
-    /// Create root, intermediates and the server certificate
-    Init(InitArgs),
-    /// Issue a certificate
-    #[command(subcommand)]
-    Issue(IssueCommand),
-    /// Renew `server`, `gateway-ca`, `device-ca`, a device, an operator or a serial number
-    Renew(RenewArgs),
-    /// Revoke a device's or operator's certificates, or one by serial number or file
-    Revoke(RevokeArgs),
-    /// Sign the revocation lists again
-    Crl,
-    /// Show all certificates with the days they have left
-    List(ListArgs),
-    /// Take over an existing certificate authority
-    Import(ImportArgs),
-}
-
-#[derive(Debug, Args)]
-struct InitArgs {
-    /// What the authorities are called
-    #[arg(long, default_value = "Tidegate")]
-    name: String,
-    /// A DNS name or IP address the gateway is reached by (repeatable)
-    /// [default: this machine's name, with .local, localhost, 127.0.0.1 and ::1]
-    #[arg(long = "host", value_name = "NAME|IP", value_parser = Host::parse)]
-    hosts: Vec<Host>,
-    /// Move an existing authority aside and start anew
-    #[arg(long)]
-    force: bool,
-}
-
-#[derive(Debug, Subcommand)]
-enum IssueCommand {
-    /// A device: certificate, key, trust, shared secret and address in one bundle
-    Device(IssueDeviceArgs),
-    /// The gateway itself, with a new key
-    Server {
-        /// A DNS name or IP address (repeatable) [default: the current ones]
-        #[arg(long = "host", value_name = "NAME|IP", value_parser = Host::parse)]
-        hosts: Vec<Host>,
-    },
-    /// A person or program that looks after the gateway
-    Operator {
-        name: String,
-        /// Folder for the files [default: ./<name>]
-        #[arg(long, value_name = "DIR")]
-        out: Option<PathBuf>,
-        /// Sign this request; the key stays where it is
-        #[arg(long, value_name = "FILE")]
-        csr: Option<PathBuf>,
-        /// Overwrite files, and issue beside a certificate that is still valid
-        #[arg(long)]
-        force: bool,
-    },
-}
-
-#[derive(Debug, Args)]
-struct IssueDeviceArgs {
-    /// 1 to 64 of A-Z a-z 0-9 _ -
-    id: String,
-    #[command(flatten)]
-    output: OutputArgs,
-    /// Sign this request; the key stays on the device
-    #[arg(long, value_name = "FILE")]
-    csr: Option<PathBuf>,
-    /// Where the device finds the gateway [default: the server certificate's first name, 8883]
-    #[arg(long, value_name = "HOST:PORT", value_parser = Endpoint::parse)]
-    gateway: Option<Endpoint>,
-    /// Use the shared secret in this file [default: a new one]
-    #[arg(long, value_name = "FILE")]
-    secret_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct OutputArgs {
-    /// Folder for the bundle [default: ./<id>]
-    #[arg(long, value_name = "DIR", conflicts_with = "bundle_file")]
-    out: Option<PathBuf>,
-    /// Write the bundle as one file, such as <id>.tidegate.json
-    #[arg(long, value_name = "FILE")]
-    bundle_file: Option<PathBuf>,
-    /// Overwrite files, and issue beside a certificate that is still valid
-    #[arg(long)]
-    force: bool,
-}
-
-#[derive(Debug, Args)]
-struct RenewArgs {
-    /// `device:<id>` and `operator:<name>` resolve a doubtful name
-    #[arg(value_name = "server|gateway-ca|device-ca|NAME|SERIAL")]
-    target: String,
-    #[command(flatten)]
-    output: OutputArgs,
-    /// Sign this request; the key stays where it is
-    #[arg(long, value_name = "FILE")]
-    csr: Option<PathBuf>,
-    /// For devices: where to find the gateway
-    #[arg(long, value_name = "HOST:PORT", value_parser = Endpoint::parse)]
-    gateway: Option<Endpoint>,
-    /// For the server: other names than the current ones (repeatable)
-    #[arg(long = "host", value_name = "NAME|IP", value_parser = Host::parse)]
-    hosts: Vec<Host>,
-    /// For the server and the intermediates: make a new key too
-    #[arg(long)]
-    new_key: bool,
-    /// For devices and operators: revoke the certificate this replaces
-    #[arg(long)]
-    revoke_former: bool,
-}
-
-#[derive(Debug, Args)]
-struct RevokeArgs {
-    /// `device:<id>` and `operator:<name>` resolve a doubtful name
-    #[arg(value_name = "NAME|SERIAL", required_unless_present = "cert")]
-    target: Option<String>,
-    /// Revoke the certificate in this file, which an imported authority may have issued
-    #[arg(long, value_name = "FILE", conflicts_with = "target")]
-    cert: Option<PathBuf>,
-    /// unspecified, key-compromise, superseded, cessation-of-operation or privilege-withdrawn
-    #[arg(long, default_value = "unspecified", value_parser = Reason::parse)]
-    reason: Reason,
-}
-
-#[derive(Debug, Args)]
-struct ListArgs {
-    /// For programs
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Role {
-    /// The root above new intermediates (recommended)
-    Root,
-    /// Signs device certificates itself
-    DeviceCa,
-    /// Signs the gateway's certificate itself
-    GatewayCa,
-    /// Signs both itself
-    Both,
-}
-
-#[derive(Debug, Args)]
-struct ImportArgs {
-    /// The authority's certificate, often ca.crt
-    #[arg(long, value_name = "FILE")]
-    ca_cert: PathBuf,
-    /// The authority's private key, often ca.key
-    #[arg(long, value_name = "FILE", required_unless_present = "trust_only")]
-    ca_key: Option<PathBuf>,
-    /// What the authority does from now on
-    #[arg(
-        long,
-        value_enum,
-        default_value = "root",
-        conflicts_with = "trust_only"
-    )]
-    role: Role,
-    /// Let in clients this authority certified, and nothing else
-    #[arg(long, conflicts_with = "ca_key")]
-    trust_only: bool,
-    /// What the new intermediates are called [default: the authority's common name]
-    #[arg(long)]
-    name: Option<String>,
-    /// A DNS name or IP address the gateway is reached by (repeatable)
-    #[arg(long = "host", value_name = "NAME|IP", value_parser = Host::parse)]
-    hosts: Vec<Host>,
-    /// Move an existing authority aside
-    #[arg(long)]
-    force: bool,
-}
+use crate::pki::{
+    self, Bundle, CrlUpdate, DeviceRequest, Entry, Host, Identity, Import, IssuedDevice,
+    IssuedOperator, IssuedServer, Kind, OperatorRequest, PkiDir, PkiError, Profiles, RenewOptions,
+    Renewed, RevokeTarget, SecretSource, SigningRequest,
+};
 
 /// What the rest of the command line may have to act upon.
 #[derive(Debug)]
@@ -404,13 +227,19 @@ impl Session {
         };
         match pki::renew(&self.dir, &self.profiles, &args.target, options, self.now)? {
             Renewed::Server(issued) => Ok((Outcome::Done, self.server_text(&issued))),
-            Renewed::Intermediate { kind, not_after } => Ok((
-                Outcome::Done,
-                format!(
+            Renewed::Intermediate { kind, not_after } => {
+                let mut text = format!(
                     "{kind} renewed until {}; what it issued stays valid.\n",
                     not_after.date()
-                ),
-            )),
+                );
+                if args.new_key && kind == Kind::DeviceCa {
+                    text += &format!(
+                        "The former one is kept in {}; delete it there once its devices have new certificates, or at once if its key was stolen.\n",
+                        self.dir.path().join("retired").display()
+                    );
+                }
+                Ok((Outcome::Done, text))
+            }
             Renewed::Device(issued) => self.deliver(*issued, &target, force),
             Renewed::Operator(issued) => {
                 Ok((Outcome::Done, operator_text(&issued, target.path(), force)?))

@@ -304,6 +304,33 @@ impl Credentials {
     }
 }
 
+/// Why a handshake failed, in words for the log: rustls shows some of its errors as debug text,
+/// and says nothing about what to do.
+#[must_use]
+pub fn refusal(error: &rustls::Error) -> String {
+    use rustls::{CertificateError, Error};
+    match error {
+        Error::NoCertificatesPresented => {
+            "the client presented no certificate; give the device its bundle".into()
+        }
+        Error::InvalidCertificate(CertificateError::Other(inner)) => inner.to_string(),
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => "the client's certificate was issued by none of the trusted authorities; issue one with `tidegate pki issue device`, or trust its issuer with `tidegate pki import --trust-only`".into(),
+        Error::InvalidCertificate(CertificateError::Revoked) => {
+            "the client's certificate is revoked".into()
+        }
+        Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => "the client's certificate has ended, or this machine's clock is wrong; renew it with `tidegate pki renew`".into(),
+        Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => "the client's certificate is not valid yet; this machine's clock is probably behind".into(),
+        Error::InvalidCertificate(CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. }) => {
+            "the client's certificate is not for clients; a server certificate cannot log in".into()
+        }
+        other => other.to_string(),
+    }
+}
+
 /// aws-lc-rs with the hybrid post-quantum key exchange first: what is recorded today cannot
 /// be read with a quantum computer tomorrow. Devices that lack it choose the next.
 #[must_use]

@@ -5,6 +5,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::error::PkiError;
 
@@ -15,6 +17,10 @@ pub(super) const PUBLIC: u32 = 0o644;
 
 /// Suffix of a private key that is written but whose certificate is not yet in place.
 const PENDING: &str = ".key.pending";
+
+/// How long a command waits for another; each takes far less than a second.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// The certificate authority's directory, `<state>/pki`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +75,11 @@ impl PkiDir {
         self.path.join("crl.pem")
     }
 
+    /// Derived from the authorities, for other servers on this machine.
+    pub(super) fn clients(&self) -> PathBuf {
+        self.path.join("clients.pem")
+    }
+
     pub(super) fn revoked(&self) -> PathBuf {
         self.path.join("revoked.json")
     }
@@ -112,13 +123,20 @@ impl PkiDir {
             .mode(SECRET)
             .open(&path)
             .map_err(PkiError::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(PkiError::Locked(self.path.clone())),
-            Err(TryLockError::Error(source)) => {
-                return Err(PkiError::io("lock", &path)(source));
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    thread::sleep(LOCK_RETRY);
+                }
+                Err(TryLockError::WouldBlock) => return Err(PkiError::Locked(self.path.clone())),
+                Err(TryLockError::Error(source)) => {
+                    return Err(PkiError::io("lock", &path)(source));
+                }
             }
         }
+        let lock = Lock { file };
         for leftover in list(parent)? {
             if leftover
                 .file_name()
@@ -128,7 +146,7 @@ impl PkiDir {
                 fs::remove_dir_all(&leftover).map_err(PkiError::io("remove", &leftover))?;
             }
         }
-        Ok(Lock { _file: file })
+        Ok(lock)
     }
 
     /// Replaces a certificate and its private key. Two files cannot change in one step, so
@@ -157,7 +175,15 @@ impl PkiDir {
 /// Held while the authority's files change.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process forked meanwhile holds a copy until it
+        // executes something else. If this fails, the lock goes with the last copy.
+        let _ = self.file.unlock();
+    }
 }
 
 /// Creates a directory and its parents, the directory itself for the owner alone.

@@ -10,9 +10,10 @@ use super::error::PkiError;
 use super::files::{self, PUBLIC, PkiDir};
 use super::hosts::Host;
 use super::init::{self, Initialised};
-use super::issue::{self, MIN_RSA_BITS, ServerKey};
+use super::issue::{self, ServerKey};
 use super::profile::Profiles;
 use super::renew;
+use super::request::MIN_RSA_BITS;
 use super::revocation::{self, Record};
 
 /// What an imported authority does from now on.

@@ -14,6 +14,9 @@ use super::revocation::{self, Reason, Record};
 /// From this long before its end a certificate is shown as expiring.
 const SOON: Duration = Duration::days(30);
 
+/// Lists are signed again in the middle of their month; one this near its end is overdue.
+const CRL_SOON: Duration = Duration::days(7);
+
 /// Whether a certificate can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -174,8 +177,8 @@ pub struct Expiry {
 }
 
 /// What ends before `now + within`, soonest first: authorities, the server certificate, the
-/// newest certificate of each device and operator that is not revoked, and the signed
-/// revocation lists.
+/// newest certificate of each device and operator that is not revoked, and signed
+/// revocation lists that are overdue (less than a week left).
 ///
 /// # Errors
 /// No authority, or unreadable files.
@@ -210,11 +213,11 @@ pub fn expiring(
         })
         .collect();
     if let Some(next_update) = revocation::next_update(dir)?
-        && next_update - now < within
+        && next_update - now < within.min(CRL_SOON)
     {
         expiring.push(Expiry {
             kind: "crl",
-            name: "the signed revocation lists (crl.pem)".into(),
+            name: "the revocation list in crl.pem".into(),
             not_after: next_update,
             days_left: days_left(next_update, now),
             advice: "run `tidegate pki crl` where the authorities' keys are; this gateway itself goes on refusing what is revoked".into(),

@@ -14,7 +14,7 @@
 //! (with name constraints on the device side), and the gateway's list of client trust
 //! anchors, which holds `device-ca` and what was imported, but never the root it made itself.
 //!
-//! [`files`] holds the state directory, [`profile`] what certificates look like, `issue`,
+//! `files` holds the state directory, `profile` what certificates look like, `issue`,
 //! `renew`, `import` and `revocation` change the state; [`credentials`] turns it into what
 //! rustls needs; [`watch`] notices changes. Time comes in as an argument everywhere; keys and
 //! serial numbers come from the system's random source.
@@ -33,6 +33,7 @@ mod issue;
 mod list;
 mod profile;
 mod renew;
+mod request;
 mod revocation;
 mod revoke;
 mod verifier;
@@ -48,12 +49,13 @@ pub use identity::{Identity, IdentityError};
 pub use import::{Import, Imported, Role, import, trust};
 pub use init::{Initialised, init};
 pub use issue::{
-    DeviceRequest, IssuedDevice, IssuedOperator, IssuedServer, OperatorRequest, SecretSource,
-    SigningRequest, issue_device, issue_operator, issue_server,
+    DeviceRequest, IssuedDevice, IssuedOperator, IssuedServer, OperatorRequest, issue_device,
+    issue_operator, issue_server,
 };
 pub use list::{Entry, Expiry, State, expiring, list};
 pub use profile::{Kind, Profiles};
 pub use renew::{RenewOptions, Renewed, find_holder, renew, renew_server_if_due};
+pub use request::{SecretSource, SigningRequest};
 pub use revocation::{CrlUpdate, Reason, RevokedSet, refresh_crl, sign_crl};
 pub use revoke::{RevokeTarget, Revoked, revoke};
 pub use watch::{Fingerprint, fingerprint};

@@ -15,10 +15,10 @@ use super::hosts::{Endpoint, Host};
 use super::identity::Identity;
 use super::init;
 use super::issue::{
-    self, DeviceRequest, IssuedDevice, IssuedOperator, IssuedServer, OperatorRequest, SecretSource,
-    ServerKey, SigningRequest,
+    self, DeviceRequest, IssuedDevice, IssuedOperator, IssuedServer, OperatorRequest, ServerKey,
 };
 use super::profile::{Kind, Profiles};
+use super::request::{SecretSource, SigningRequest};
 use super::revocation::{self, Reason, Record};
 use super::revoke;
 

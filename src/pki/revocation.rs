@@ -26,6 +26,11 @@ use super::files::{self, Lock, PUBLIC, PkiDir};
 /// gateway that is off for two weeks still starts with a current one.
 const CRL_LIFETIME: Duration = Duration::days(30);
 
+/// The root's list lasts as long as the intermediates it is about, because its key may never
+/// come back to this machine, and verifiers such as nginx insist on a current list of every
+/// authority in the chain.
+const ROOT_CRL_LIFETIME: Duration = Duration::days(3650);
+
 /// Why a certificate was revoked (RFC 5280, section 5.3.1; the ones an operator can mean).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -365,8 +370,13 @@ pub(super) fn sign_lists(
             .iter()
             .filter(|r| r.issuer == certificate.subject)
             .collect();
+        let lifetime = if stem == "root" {
+            ROOT_CRL_LIFETIME
+        } else {
+            CRL_LIFETIME
+        };
         let signed = Authority::load(dir, &stem, "sign its revocation list")
-            .and_then(|authority| authority.sign_crl(&revoked, number, now, CRL_LIFETIME));
+            .and_then(|authority| authority.sign_crl(&revoked, number, now, lifetime));
         match signed {
             Ok(pem) => {
                 text.push_str(&pem);
@@ -389,7 +399,21 @@ pub(super) fn sign_lists(
     record.crl_number = number;
     record.save(dir, lock)?;
     files::write(&dir.crl(), text.as_bytes(), PUBLIC)?;
+    files::write(&dir.clients(), client_trust(dir)?.as_bytes(), PUBLIC)?;
     Ok(update)
+}
+
+/// PEM of what other servers on this machine (nginx) need to verify clients: the device
+/// authorities, imported ones, and the root, without which openssl builds no chain.
+fn client_trust(dir: &PkiDir) -> Result<String, PkiError> {
+    let mut found: Vec<Certificate> = Vec::new();
+    for stem in stems(dir)?.iter().filter(|stem| *stem != "gateway-ca") {
+        let certificate = Certificate::read(&dir.certificate(stem))?;
+        if !found.iter().any(|known| known.der == certificate.der) {
+            found.push(certificate);
+        }
+    }
+    Ok(found.iter().map(Certificate::pem).collect())
 }
 
 /// Signs the revocation lists again, now.
@@ -402,8 +426,8 @@ pub fn sign_crl(dir: &PkiDir, now: OffsetDateTime) -> Result<CrlUpdate, PkiError
     sign_lists(dir, &mut Record::load(dir)?, now, &lock)
 }
 
-/// Signs the lists again if any that can be signed here is missing, unreadable, past half its
-/// life, or dated in the future. Meant for start-up and a daily timer; `None` if nothing was
+/// Signs the lists again if any that can be signed here is missing, unreadable, incomplete,
+/// past half its life, or dated in the future. Meant for start-up and a daily timer; `None` if nothing was
 /// due.
 ///
 /// # Errors
@@ -418,6 +442,7 @@ pub fn refresh_crl(dir: &PkiDir, now: OffsetDateTime) -> Result<Option<CrlUpdate
 }
 
 fn is_due(dir: &PkiDir, now: OffsetDateTime) -> Result<bool, PkiError> {
+    let record = Record::load(dir)?;
     let authorities = authorities(dir)?;
     let Ok(lists) = read_lists(dir, &authorities) else {
         return Ok(true);
@@ -430,15 +455,24 @@ fn is_due(dir: &PkiDir, now: OffsetDateTime) -> Result<bool, PkiError> {
         let fresh = lists
             .iter()
             .filter(|list| list.signer == certificate.public_key)
-            .any(|list| {
-                list.this_update <= now + Duration::HOUR
-                    && now < list.this_update + CRL_LIFETIME / 2
-            });
+            .any(|list| is_fresh(list, &record, now));
         if !fresh {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// In the first half of its life, and complete: a revocation can have been recorded without its
+/// list being signed, if the power went in between.
+fn is_fresh(list: &SignedList, record: &Record, now: OffsetDateTime) -> bool {
+    list.this_update <= now + Duration::HOUR
+        && now < list.this_update + CRL_LIFETIME / 2
+        && record
+            .revoked
+            .iter()
+            .filter(|revocation| revocation.issuer == list.issuer)
+            .all(|revocation| list.serials.contains(&revocation.serial))
 }
 
 /// When the soonest of the signed lists runs out, of those whose key is here.

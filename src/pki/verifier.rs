@@ -32,7 +32,7 @@ use x509_parser::x509::X509Version;
 
 use super::certificate::Certificate;
 use super::identity;
-use super::issue::MIN_RSA_BITS;
+use super::request::MIN_RSA_BITS;
 use super::revocation::RevokedSet;
 
 pub(super) struct ClientVerifier {
