@@ -100,7 +100,10 @@ pub enum Request {
     KeyCreate {
         name: String,
         scopes: Vec<String>,
-        devices: Vec<String>,
+        /// Unset: all devices.
+        devices: Option<Restriction>,
+        /// Unset: until it is revoked.
+        valid_seconds: Option<u64>,
     },
     /// [`answer::Keys`]
     KeyList,

@@ -57,7 +57,12 @@ pub(super) fn run(context: &Context, args: &BackupArgs) -> Ended {
     let loaded = context.load()?;
     let done = write(&loaded.config, &args.file)?;
     context.output.answer(&done, |done| {
-        let mut text = format!("{} ({} bytes, {} messages).\n", done.file.display(), done.bytes, done.messages);
+        let mut text = format!(
+            "{} ({} bytes, {} messages).\n",
+            done.file.display(),
+            done.bytes,
+            done.messages
+        );
         text.push_str("It holds the gateway's keys: keep it where nobody else can read it.\n");
         if !done.master_key {
             text.push_str("The master key is kept elsewhere and is not in it: keep that too.\n");
@@ -72,7 +77,10 @@ pub(super) fn io_problem(path: &Path, error: &io::Error) -> Problem {
         io::ErrorKind::PermissionDenied => (Code::Denied, "use sudo, or choose another place"),
         io::ErrorKind::NotFound => (Code::NotFound, "mend the path"),
         io::ErrorKind::AlreadyExists => (Code::Conflict, "choose another name"),
-        _ => (Code::Io, "check that there is space, and that the disk is sound"),
+        _ => (
+            Code::Io,
+            "check that there is space, and that the disk is sound",
+        ),
     };
     Problem::new(code, format!("{}: {error}", path.display()), remedy)
 }
@@ -106,7 +114,11 @@ fn write(config: &Config, file: &Path) -> Result<Done, Problem> {
     }
     if file.exists() {
         let message = format!("{} exists", file.display());
-        return Err(Problem::new(Code::Conflict, message, "choose another name, or remove it first"));
+        return Err(Problem::new(
+            Code::Conflict,
+            message,
+            "choose another name, or remove it first",
+        ));
     }
     let beside = |suffix: &str| {
         let mut name = file.as_os_str().to_owned();
@@ -127,7 +139,12 @@ fn write(config: &Config, file: &Path) -> Result<Done, Problem> {
     let master_key = archive(config, &copy.0, out).map_err(failed)?;
     fs::hard_link(&partial.0, file).map_err(failed)?;
     let bytes = fs::metadata(file).map_err(failed)?.len();
-    Ok(Done { file: file.to_owned(), bytes, messages: contents.messages, master_key })
+    Ok(Done {
+        file: file.to_owned(),
+        bytes,
+        messages: contents.messages,
+        master_key,
+    })
 }
 
 /// Writes the archive to disk; says whether the master key is in it.
@@ -151,12 +168,18 @@ fn archive(config: &Config, copy: &Path, out: File) -> io::Result<bool> {
     if master_key {
         tar.append_path_with_name(&master, MASTER_KEY)?;
     }
-    let pki = config.pki.dir.clone().unwrap_or_else(|| config.state_dir.join(PKI));
+    let pki = config
+        .pki
+        .dir
+        .clone()
+        .unwrap_or_else(|| config.state_dir.join(PKI));
     if pki.is_dir() {
         tar.append_dir_all(PKI, &pki)?;
     }
     let mut out = tar.into_inner()?;
     out.flush()?;
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    out.into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .sync_all()?;
     Ok(master_key)
 }

@@ -47,7 +47,11 @@ pub(super) fn run(context: &Context, args: &CheckArgs) -> Ended {
         },
     };
     context.output.answer(&report, text)?;
-    if report.ok { Ok(()) } else { Err(Failed::Said(Exit::Config)) }
+    if report.ok {
+        Ok(())
+    } else {
+        Err(Failed::Said(Exit::Config))
+    }
 }
 
 fn examine(loaded: &Loaded, args: &CheckArgs) -> Report {
@@ -56,30 +60,66 @@ fn examine(loaded: &Loaded, args: &CheckArgs) -> Report {
         findings.extend(check_files(&loaded.config));
     }
     findings.sort_by_key(|finding| finding.severity);
-    let worst = if args.strict { Severity::Warning } else { Severity::Error };
+    let worst = if args.strict {
+        Severity::Warning
+    } else {
+        Severity::Error
+    };
     Report {
         ok: !findings.iter().any(|finding| finding.severity <= worst),
         file: loaded.file.clone(),
-        findings: findings.into_iter().map(|finding| located(finding, loaded)).collect(),
+        findings: findings
+            .into_iter()
+            .map(|finding| located(finding, loaded))
+            .collect(),
     }
 }
 
 fn located(finding: Finding, loaded: &Loaded) -> Located {
-    let Finding { severity, key, message, remedy } = finding;
+    let Finding {
+        severity,
+        key,
+        message,
+        remedy,
+    } = finding;
     let place = loaded.places.of_key(&key);
-    Located { severity, key, message, remedy, place }
+    Located {
+        severity,
+        key,
+        message,
+        remedy,
+        place,
+    }
 }
 
 impl From<Problem> for Located {
     fn from(problem: Problem) -> Self {
-        let Problem { key, place, message, remedy } = problem;
-        Self { severity: Severity::Error, key, message, remedy, place }
+        let Problem {
+            key,
+            place,
+            message,
+            remedy,
+        } = problem;
+        Self {
+            severity: Severity::Error,
+            key,
+            message,
+            remedy,
+            place,
+        }
     }
 }
 
 fn text(report: &Report) -> String {
     let mut text = String::new();
-    for Located { severity, key, message, remedy, place } in &report.findings {
+    for Located {
+        severity,
+        key,
+        message,
+        remedy,
+        place,
+    } in &report.findings
+    {
         let severity = match severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
@@ -88,12 +128,22 @@ fn text(report: &Report) -> String {
             Place::Default => String::new(),
             place => format!("{place}: "),
         };
-        let key = if key.is_empty() { String::new() } else { format!("{key}: ") };
+        let key = if key.is_empty() {
+            String::new()
+        } else {
+            format!("{key}: ")
+        };
         let line = format!("{severity}: {at}{key}{message}; {remedy}");
         text.push_str(harmless(&line).trim_end_matches("; "));
         text.push('\n');
     }
-    let of = |severity| report.findings.iter().filter(|at| at.severity == severity).count();
+    let of = |severity| {
+        report
+            .findings
+            .iter()
+            .filter(|at| at.severity == severity)
+            .count()
+    };
     let file = match &report.file {
         Some(path) => path.display().to_string(),
         None => "no file, defaults and variables only".to_owned(),

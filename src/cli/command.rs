@@ -50,7 +50,13 @@ pub(super) fn run(context: &Context, command: CommandCommand) -> Ended {
     let loaded = context.load()?;
     let output = context.output;
     match command {
-        CommandCommand::Send { device, body, ttl, idempotency_key, wait } => {
+        CommandCommand::Send {
+            device,
+            body,
+            ttl,
+            idempotency_key,
+            wait,
+        } => {
             let body = body_text(body)?;
             let mut state = State::open(&loaded.config)?;
             let request = Request::CommandSend {
@@ -61,12 +67,18 @@ pub(super) fn run(context: &Context, command: CommandCommand) -> Ended {
             };
             let queued: CommandQueued = state.ask(request)?;
             let Some(wait) = wait else {
-                output.answer(&queued, |queued| format!("{} {}", queued.message_id, queued.status))?;
+                output.answer(&queued, |queued| {
+                    format!("{} {}", queued.message_id, queued.status)
+                })?;
                 return Ok(());
             };
             let command = outcome(&mut state, &device, &queued.message_id, wait)?;
             output.answer(&command, line)?;
-            if command.status == "done" { Ok(()) } else { Err(Failed::Said(Exit::Failure)) }
+            if command.status == "done" {
+                Ok(())
+            } else {
+                Err(Failed::Said(Exit::Failure))
+            }
         }
         CommandCommand::Status { device, message_id } => {
             let mut state = State::open(&loaded.config)?;
@@ -88,7 +100,11 @@ fn body_text(body: String) -> Result<String, Problem> {
         Ok(_) => Ok(body),
         Err(error) => {
             let remedy = format!("put text in quotes: '\"{}\"'", body.escape_default());
-            Err(Problem::new(Code::Invalid, format!("the command is not JSON: {error}"), remedy))
+            Err(Problem::new(
+                Code::Invalid,
+                format!("the command is not JSON: {error}"),
+                remedy,
+            ))
         }
     }
 }
@@ -108,7 +124,11 @@ fn outcome(
         };
         let commands: Commands = state.ask(request)?;
         let Some(command) = commands.commands.into_iter().next() else {
-            return Err(Problem::new(Code::NotFound, format!("no command {message_id}"), ""));
+            return Err(Problem::new(
+                Code::NotFound,
+                format!("no command {message_id}"),
+                "",
+            ));
         };
         let settled = matches!(command.status.as_str(), "done" | "failed" | "expired");
         if settled || started.elapsed() >= wait {
@@ -119,8 +139,15 @@ fn outcome(
 }
 
 fn line(command: &Command) -> String {
-    let detail = command.detail.as_ref().map(|detail| format!(" {detail}")).unwrap_or_default();
-    super::output::harmless(&format!("{} {}{detail}", command.message_id, command.status))
+    let detail = command
+        .detail
+        .as_ref()
+        .map(|detail| format!(" {detail}"))
+        .unwrap_or_default();
+    super::output::harmless(&format!(
+        "{} {}{detail}",
+        command.message_id, command.status
+    ))
 }
 
 fn list(commands: &Commands) -> String {
@@ -134,14 +161,28 @@ fn list(commands: &Commands) -> String {
                 moment(command.queued_at),
                 moment(command.expires_at),
                 command.attempts.to_string(),
-                command.detail.as_ref().map(ToString::to_string).unwrap_or_default(),
+                command
+                    .detail
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
             ]
         })
         .collect();
     if rows.is_empty() {
         return "No commands.".to_owned();
     }
-    table(["MESSAGE ID", "STATUS", "QUEUED", "EXPIRES", "SENT", "DETAIL"], &rows)
+    table(
+        [
+            "MESSAGE ID",
+            "STATUS",
+            "QUEUED",
+            "EXPIRES",
+            "SENT",
+            "DETAIL",
+        ],
+        &rows,
+    )
 }
 
 #[cfg(test)]

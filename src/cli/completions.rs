@@ -6,7 +6,9 @@ use super::{Ended, output::print};
 
 /// Arguments of `tidegate completions`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "For bash: tidegate completions bash > ~/.local/share/bash-completion/completions/tidegate")]
+#[command(
+    after_help = "For bash: tidegate completions bash > ~/.local/share/bash-completion/completions/tidegate"
+)]
 pub(super) struct CompletionsArgs {
     shell: Shell,
 }

@@ -61,7 +61,11 @@ pub(super) enum DeviceCommand {
     /// Everything after the id is as for that command; see `tidegate pki issue device --help`.
     Bundle {
         id: String,
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "OPTIONS"
+        )]
         options: Vec<OsString>,
     },
 }
@@ -150,12 +154,20 @@ pub(super) fn run(context: &Context, command: DeviceCommand) -> Ended {
         }
         DeviceCommand::Enable { id } => {
             let reason = String::new();
-            let request = Request::DeviceSetEnabled { id: id.clone(), enabled: true, reason };
+            let request = Request::DeviceSetEnabled {
+                id: id.clone(),
+                enabled: true,
+                reason,
+            };
             let detail: DeviceDetail = open()?.ask(request)?;
             output.answer(&detail, |_| format!("Device {id} is let in."))?;
         }
         DeviceCommand::Disable { id, reason } => {
-            let request = Request::DeviceSetEnabled { id: id.clone(), enabled: false, reason };
+            let request = Request::DeviceSetEnabled {
+                id: id.clone(),
+                enabled: false,
+                reason,
+            };
             let detail: DeviceDetail = open()?.ask(request)?;
             output.answer(&detail, |_| format!("Device {id} is blocked."))?;
         }
@@ -173,7 +185,10 @@ pub(super) fn run(context: &Context, command: DeviceCommand) -> Ended {
                     (secret.clone(), Some(secret))
                 }
             };
-            let _: Done = open()?.ask(Request::DeviceSetSecret { id: id.clone(), secret })?;
+            let _: Done = open()?.ask(Request::DeviceSetSecret {
+                id: id.clone(),
+                secret,
+            })?;
             let shown = shown.as_ref().map(crate::control::Secret::expose);
             let answer = serde_json::json!({ "id": id, "secret": shown });
             output.answer(&answer, |_| match shown {
@@ -181,10 +196,17 @@ pub(super) fn run(context: &Context, command: DeviceCommand) -> Ended {
                 None => format!("Device {id} has a new secret."),
             })?;
         }
-        DeviceCommand::SetPassword { id, password_file, none: _ } => {
+        DeviceCommand::SetPassword {
+            id,
+            password_file,
+            none: _,
+        } => {
             let password = password_file.as_deref().map(secret::read).transpose()?;
             let taken = password.is_none();
-            let request = Request::DeviceSetPassword { id: id.clone(), password };
+            let request = Request::DeviceSetPassword {
+                id: id.clone(),
+                password,
+            };
             let done: Done = open()?.ask(request)?;
             output.answer(&done, |_| {
                 if taken {
@@ -203,7 +225,11 @@ pub(super) fn run(context: &Context, command: DeviceCommand) -> Ended {
 
 fn add(args: AddArgs) -> Result<Request, Problem> {
     let secret = args.secret_file.as_deref().map(secret::read).transpose()?;
-    let password = args.password_file.as_deref().map(secret::read).transpose()?;
+    let password = args
+        .password_file
+        .as_deref()
+        .map(secret::read)
+        .transpose()?;
     let settings = config::Device {
         enabled: !args.disabled,
         signing: match args.signing {
@@ -221,7 +247,12 @@ fn add(args: AddArgs) -> Result<Request, Problem> {
         command_topic: args.command_topic,
         groups: args.groups,
     };
-    Ok(Request::DeviceAdd { id: args.id, settings: Box::new(settings), secret, password })
+    Ok(Request::DeviceAdd {
+        id: args.id,
+        settings: Box::new(settings),
+        secret,
+        password,
+    })
 }
 
 fn state(device: &Device) -> &'static str {
@@ -245,13 +276,21 @@ fn list(devices: &Devices) -> String {
                 device.id.clone(),
                 state(device).to_owned(),
                 device.signing.clone(),
-                if device.declared { "configuration" } else { "run time" }.to_owned(),
+                if device.declared {
+                    "configuration"
+                } else {
+                    "run time"
+                }
+                .to_owned(),
                 moment_or_never(device.last_seen_at),
                 device.groups.join(" "),
             ]
         })
         .collect();
-    table(["ID", "STATE", "SIGNING", "FROM", "LAST SEEN", "GROUPS"], &rows)
+    table(
+        ["ID", "STATE", "SIGNING", "FROM", "LAST SEEN", "GROUPS"],
+        &rows,
+    )
 }
 
 fn show(detail: &DeviceDetail) -> String {
@@ -259,12 +298,26 @@ fn show(detail: &DeviceDetail) -> String {
     let mut lines = vec![
         ("id", device.id.clone()),
         ("state", state(device).to_owned()),
-        ("from", if device.declared { "configuration" } else { "run time" }.to_owned()),
+        (
+            "from",
+            if device.declared {
+                "configuration"
+            } else {
+                "run time"
+            }
+            .to_owned(),
+        ),
         ("signing", device.signing.clone()),
         ("secret", yes_no(device.has_secret)),
         ("password", yes_no(device.has_password)),
         ("last seen", moment_or_never(device.last_seen_at)),
-        ("rate", format!("{}/s, burst {}", detail.messages_per_second, detail.message_burst)),
+        (
+            "rate",
+            format!(
+                "{}/s, burst {}",
+                detail.messages_per_second, detail.message_burst
+            ),
+        ),
     ];
     if let Some(reason) = &device.blocked_reason {
         lines.push(("blocked", reason.clone()));
@@ -282,5 +335,8 @@ fn show(detail: &DeviceDetail) -> String {
     if let Some(topic) = &detail.command_topic {
         lines.push(("commands on", topic.clone()));
     }
-    lines.iter().map(|(name, value)| format!("{name:<12} {}\n", harmless(value))).collect()
+    lines
+        .iter()
+        .map(|(name, value)| format!("{name:<12} {}\n", harmless(value)))
+        .collect()
 }

@@ -53,8 +53,19 @@ pub(super) fn run(context: &Context, command: KeyCommand) -> Ended {
     let mut state = State::open(&loaded.config)?;
     let output = context.output;
     match command {
-        KeyCommand::Create { name, scopes, devices: ids, prefixes, groups, valid } => {
-            let only = Restriction { ids, prefixes, groups };
+        KeyCommand::Create {
+            name,
+            scopes,
+            devices: ids,
+            prefixes,
+            groups,
+            valid,
+        } => {
+            let only = Restriction {
+                ids,
+                prefixes,
+                groups,
+            };
             let request = Request::KeyCreate {
                 name,
                 scopes,
@@ -93,21 +104,37 @@ fn list(keys: &Keys) -> String {
                 key.id.clone(),
                 key.name.clone(),
                 key.scopes.join(" "),
-                key.devices.as_ref().map_or_else(|| "all".to_owned(), devices),
+                key.devices
+                    .as_ref()
+                    .map_or_else(|| "all".to_owned(), devices),
                 moment(key.created_at),
                 moment_or_never(key.last_used_at),
                 state(key),
             ]
         })
         .collect();
-    table(["ID", "NAME", "SCOPES", "DEVICES", "CREATED", "LAST USED", "ENDS"], &rows)
+    table(
+        [
+            "ID",
+            "NAME",
+            "SCOPES",
+            "DEVICES",
+            "CREATED",
+            "LAST USED",
+            "ENDS",
+        ],
+        &rows,
+    )
 }
 
 fn devices(only: &Restriction) -> String {
     let ids = only.ids.iter().cloned();
     let prefixes = only.prefixes.iter().map(|prefix| format!("{prefix}*"));
     let groups = only.groups.iter().map(|group| format!("group:{group}"));
-    ids.chain(prefixes).chain(groups).collect::<Vec<_>>().join(" ")
+    ids.chain(prefixes)
+        .chain(groups)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn state(key: &Key) -> String {

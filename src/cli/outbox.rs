@@ -56,8 +56,19 @@ pub(super) struct Choice {
 }
 
 impl From<Choice> for OutboxFilter {
-    fn from(Choice { seq, all: _, filter: Filter { upstream, device } }: Choice) -> Self {
-        Self { upstream, device, seq, limit: 0 }
+    fn from(
+        Choice {
+            seq,
+            all: _,
+            filter: Filter { upstream, device },
+        }: Choice,
+    ) -> Self {
+        Self {
+            upstream,
+            device,
+            seq,
+            limit: 0,
+        }
     }
 }
 
@@ -66,8 +77,17 @@ pub(super) fn run(context: &Context, command: OutboxCommand) -> Ended {
     let mut state = State::open(&loaded.config)?;
     let output = context.output;
     match command {
-        OutboxCommand::List { dead, filter: Filter { upstream, device }, limit } => {
-            let filter = OutboxFilter { upstream, device, seq: None, limit };
+        OutboxCommand::List {
+            dead,
+            filter: Filter { upstream, device },
+            limit,
+        } => {
+            let filter = OutboxFilter {
+                upstream,
+                device,
+                seq: None,
+                limit,
+            };
             let mut outbox: Outbox = state.ask(Request::OutboxList { filter })?;
             if dead {
                 outbox.parked.clear();
@@ -75,12 +95,20 @@ pub(super) fn run(context: &Context, command: OutboxCommand) -> Ended {
             output.answer(&outbox, list)?;
         }
         OutboxCommand::Retry(choice) => {
-            let count: Count = state.ask(Request::OutboxRetry { filter: choice.into() })?;
-            output.answer(&count, |count| format!("{} messages are owed again.", count.messages))?;
+            let count: Count = state.ask(Request::OutboxRetry {
+                filter: choice.into(),
+            })?;
+            output.answer(&count, |count| {
+                format!("{} messages are owed again.", count.messages)
+            })?;
         }
         OutboxCommand::Drop(choice) => {
-            let count: Count = state.ask(Request::OutboxDrop { filter: choice.into() })?;
-            output.answer(&count, |count| format!("{} messages given up.", count.messages))?;
+            let count: Count = state.ask(Request::OutboxDrop {
+                filter: choice.into(),
+            })?;
+            output.answer(&count, |count| {
+                format!("{} messages given up.", count.messages)
+            })?;
         }
     }
     Ok(())
@@ -95,7 +123,10 @@ fn list(outbox: &Outbox) -> String {
                 letter.upstream.clone(),
                 letter.seq.to_string(),
                 letter.device_id.clone(),
-                letter.status.map(|status| status.to_string()).unwrap_or_default(),
+                letter
+                    .status
+                    .map(|status| status.to_string())
+                    .unwrap_or_default(),
                 moment(letter.died_at),
                 letter.reason.clone(),
             ]
@@ -116,14 +147,24 @@ fn list(outbox: &Outbox) -> String {
     let mut text = String::new();
     if !dead.is_empty() {
         text.push_str("Dead letters (tidegate outbox retry or drop):\n");
-        text.push_str(&table(["UPSTREAM", "SEQ", "DEVICE", "STATUS", "DIED", "REASON"], &dead));
+        text.push_str(&table(
+            ["UPSTREAM", "SEQ", "DEVICE", "STATUS", "DIED", "REASON"],
+            &dead,
+        ));
     }
     if !parked.is_empty() {
         if !text.is_empty() {
             text.push('\n');
         }
         text.push_str("Waiting on their own (retried by themselves):\n");
-        text.push_str(&table(["UPSTREAM", "DEVICE", "MESSAGES", "FROM SEQ"], &parked));
+        text.push_str(&table(
+            ["UPSTREAM", "DEVICE", "MESSAGES", "FROM SEQ"],
+            &parked,
+        ));
     }
-    if text.is_empty() { "Nothing is stuck.".to_owned() } else { text }
+    if text.is_empty() {
+        "Nothing is stuck.".to_owned()
+    } else {
+        text
+    }
 }

@@ -48,7 +48,11 @@ impl Output {
                 io::stderr().is_terminal(),
                 std::env::var_os("NO_COLOR").as_deref(),
             );
-            let (red, off) = if colours { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+            let (red, off) = if colours {
+                ("\x1b[1;31m", "\x1b[0m")
+            } else {
+                ("", "")
+            };
             let mut text = format!("{red}error:{off} {}\n", harmless_lines(&problem.message));
             if !problem.remedy.is_empty() {
                 text.push_str(&format!("       {}\n", harmless_lines(&problem.remedy)));
@@ -105,10 +109,16 @@ pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -
     if rows.is_empty() {
         return String::new();
     }
-    let rows: Vec<[String; N]> =
-        rows.iter().map(|row| std::array::from_fn(|at| cell(&row[at]))).collect();
+    let rows: Vec<[String; N]> = rows
+        .iter()
+        .map(|row| std::array::from_fn(|at| cell(&row[at])))
+        .collect();
     let widths: [usize; N] = std::array::from_fn(|at| {
-        let widest = rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+        let widest = rows
+            .iter()
+            .map(|row| row[at].chars().count())
+            .max()
+            .unwrap_or(0);
         widest.max(headings[at].chars().count())
     });
     let headings: [String; N] = std::array::from_fn(|at| headings[at].to_owned());
@@ -125,7 +135,11 @@ pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -
 }
 
 fn cell(text: &str) -> String {
-    if text.is_empty() { "-".to_owned() } else { harmless(text) }
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        harmless(text)
+    }
 }
 
 pub(super) fn yes_no(yes: bool) -> String {
@@ -165,7 +179,10 @@ mod tests {
 
     #[test]
     fn what_devices_say_cannot_steer_the_terminal() {
-        assert_eq!(harmless("\x1b[2Jok\r\n\u{202e}"), "\\u{1b}[2Jok\\r\\n\\u{202e}");
+        assert_eq!(
+            harmless("\x1b[2Jok\r\n\u{202e}"),
+            "\\u{1b}[2Jok\\r\\n\\u{202e}"
+        );
         let rows = [["\x1b]0;title\x07".to_owned()]];
         assert!(!table(["X"], &rows).contains(['\x1b', '\x07']));
     }

@@ -1,6 +1,6 @@
 //! `tidegate pki`, and what follows from it: a freshly issued device is put into the registry.
 
-use std::{ffi::OsString, io::Write as _};
+use std::ffi::OsString;
 
 use clap::{Args as _, FromArgMatches as _};
 use time::OffsetDateTime;
@@ -20,9 +20,13 @@ use crate::{
 pub(super) fn run(context: &Context, args: PkiArgs) -> Ended {
     let loaded = context.load()?;
     let mut text = Vec::new();
-    let outcome =
-        pki::run(args, &loaded.config.state_dir, OffsetDateTime::now_utc(), &mut text)
-            .map_err(|error| problem(&error))?;
+    let outcome = pki::run(
+        args,
+        &loaded.config.state_dir,
+        OffsetDateTime::now_utc(),
+        &mut text,
+    )
+    .map_err(|error| problem(&error))?;
     let text = String::from_utf8_lossy(&text).into_owned();
     let Outcome::DeviceIssued(issued) = outcome else {
         // A list asked for as JSON is JSON already.
@@ -54,18 +58,28 @@ pub(super) fn issue_device(context: &Context, id: &str, options: Vec<OsString>) 
         Err(error) => {
             let _ = error.print();
             let usage = error.use_stderr();
-            if usage { Err(Failed::Said(super::Exit::Usage)) } else { Ok(()) }
+            if usage {
+                Err(Failed::Said(super::Exit::Usage))
+            } else {
+                Ok(())
+            }
         }
     }
 }
 
 fn enrol(config: &Config, issued: &IssuedDevice) -> Ended {
     let bundle = &issued.bundle;
-    let Some(secret) = &bundle.secret else { return Ok(()) };
+    let Some(secret) = &bundle.secret else {
+        return Ok(());
+    };
     let id = bundle.device_id.to_string();
     let secret = Secret::new(secret.to_string());
-    let enrolled: Result<DeviceDetail, Problem> = State::open(config)
-        .and_then(|mut state| state.ask(Request::DeviceEnrol { id: id.clone(), secret }));
+    let enrolled: Result<DeviceDetail, Problem> = State::open(config).and_then(|mut state| {
+        state.ask(Request::DeviceEnrol {
+            id: id.clone(),
+            secret,
+        })
+    });
     match enrolled {
         Ok(_) => Ok(()),
         Err(problem) => {

@@ -12,9 +12,16 @@ pub(super) fn run(context: &Context) -> Ended {
             text.push_str(&format!("{}\n", harmless(change)));
         }
         for key in &reloaded.needs_restart {
-            text.push_str(&format!("{} is different, but needs a restart\n", harmless(key)));
+            text.push_str(&format!(
+                "{} is different, but needs a restart\n",
+                harmless(key)
+            ));
         }
-        if text.is_empty() { "Nothing changed.".to_owned() } else { text }
+        if text.is_empty() {
+            "Nothing changed.".to_owned()
+        } else {
+            text
+        }
     })?;
     Ok(())
 }

@@ -67,7 +67,11 @@ impl Drop for Unpacked {
 
 fn put_back(config: &Config, file: &Path) -> Result<Done, Problem> {
     let state_dir = &config.state_dir;
-    let pki = config.pki.dir.clone().unwrap_or_else(|| state_dir.join(PKI));
+    let pki = config
+        .pki
+        .dir
+        .clone()
+        .unwrap_or_else(|| state_dir.join(PKI));
     let (database, master) = (state_dir.join(DATABASE), state_dir.join(MASTER_KEY));
     for path in [&database, &master, &pki] {
         if path.exists() {
@@ -80,17 +84,28 @@ fn put_back(config: &Config, file: &Path) -> Result<Done, Problem> {
     }
     let archive = File::open(file).map_err(|error| io_problem(file, &error))?;
     let failed = |error: io::Error| io_problem(state_dir, &error);
-    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(failed)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)
+        .map_err(failed)?;
     let unpacked = Unpacked(state_dir.join("restore.partial"));
     if unpacked.0.exists() {
         fs::remove_dir_all(&unpacked.0).map_err(failed)?;
     }
-    DirBuilder::new().mode(0o700).create(&unpacked.0).map_err(failed)?;
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&unpacked.0)
+        .map_err(failed)?;
     let manifest = unpack(archive, &unpacked.0).map_err(|error| match error {
         Unusable::Io(error) => io_problem(file, &error),
         Unusable::Not(why) => {
             let message = format!("{} is no backup of a gateway: {why}", file.display());
-            Problem::new(Code::Damaged, message, "use a file that tidegate backup wrote")
+            Problem::new(
+                Code::Damaged,
+                message,
+                "use a file that tidegate backup wrote",
+            )
         }
     })?;
     // The database comes last: with it the state is there, without it there is none.
@@ -131,7 +146,11 @@ enum Unusable {
 impl From<io::Error> for Unusable {
     fn from(error: io::Error) -> Self {
         // Not of the file system: the archive's own text.
-        if error.raw_os_error().is_none() { Self::Not(error.to_string()) } else { Self::Io(error) }
+        if error.raw_os_error().is_none() {
+            Self::Not(error.to_string())
+        } else {
+            Self::Io(error)
+        }
     }
 }
 
@@ -160,7 +179,9 @@ fn unpack(archive: File, into: &Path) -> Result<Manifest, Unusable> {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
         let shown = path.display();
-        let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+        let plain = path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
         let in_pki = path.starts_with(PKI);
         let is_database = path == Path::new(DATABASE);
         let known = is_database || in_pki || path == Path::new(MASTER_KEY);
@@ -186,10 +207,18 @@ fn unpack(archive: File, into: &Path) -> Result<Manifest, Unusable> {
                 database |= is_database;
             }
             // What a folder of certificates is linked with is made anew.
-            _ => return Err(Unusable::Not(format!("{shown:?} is neither file nor folder"))),
+            _ => {
+                return Err(Unusable::Not(format!(
+                    "{shown:?} is neither file nor folder"
+                )));
+            }
         }
     }
-    if database { Ok(manifest) } else { Err(not("it holds no database")) }
+    if database {
+        Ok(manifest)
+    } else {
+        Err(not("it holds no database"))
+    }
 }
 
 #[cfg(test)]

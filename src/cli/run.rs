@@ -22,7 +22,9 @@ pub(super) fn run(context: &Context) -> Ended {
 
 /// What `check` calls an error keeps the gateway from starting; warnings are logged by it.
 fn refuse_errors(loaded: &Loaded) -> Ended {
-    let findings = check(&loaded.config).into_iter().chain(check_files(&loaded.config));
+    let findings = check(&loaded.config)
+        .into_iter()
+        .chain(check_files(&loaded.config));
     let problems: Vec<Setting> = findings
         .filter(|finding| finding.severity == Severity::Error)
         .map(|finding| Setting {
@@ -32,14 +34,28 @@ fn refuse_errors(loaded: &Loaded) -> Ended {
             remedy: finding.remedy,
         })
         .collect();
-    if problems.is_empty() { Ok(()) } else { Err(Failed::Configuration(ConfigError { problems })) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Failed::Configuration(ConfigError { problems }))
+    }
 }
 
 pub(super) fn demo(context: &Context, args: &DemoArgs) -> Ended {
-    let state_dir = context.sources.state_dir.clone().unwrap_or_else(demo::default_state_dir);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let state_dir = context
+        .sources
+        .state_dir
+        .clone()
+        .unwrap_or_else(demo::default_state_dir);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| {
-        Problem::new(Code::Io, format!("no threads to run on: {error}"), "raise the limit on tasks")
+        Problem::new(
+            Code::Io,
+            format!("no threads to run on: {error}"),
+            "raise the limit on tasks",
+        )
     })?;
     runtime
         .block_on(demo::run(args, state_dir))

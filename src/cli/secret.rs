@@ -18,9 +18,16 @@ const GENERATED_BYTES: usize = 32;
 /// Reads the text in `path`, or standard input for `-`, without the line end.
 pub(super) fn read(path: &Path) -> Result<Secret, Problem> {
     let mut text = Zeroizing::new(String::new());
-    let shown = if path == Path::new("-") { "standard input".into() } else { path.to_string_lossy() };
+    let shown = if path == Path::new("-") {
+        "standard input".into()
+    } else {
+        path.to_string_lossy()
+    };
     let read = if path == Path::new("-") {
-        io::stdin().lock().take(MAX_BYTES + 1).read_to_string(&mut text)
+        io::stdin()
+            .lock()
+            .take(MAX_BYTES + 1)
+            .read_to_string(&mut text)
     } else {
         fs::File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
     };
@@ -30,7 +37,11 @@ pub(super) fn read(path: &Path) -> Result<Secret, Problem> {
             io::ErrorKind::PermissionDenied => Code::Denied,
             _ => Code::Io,
         };
-        Problem::new(code, format!("{shown}: {error}"), "name a readable text file, or - for standard input")
+        Problem::new(
+            code,
+            format!("{shown}: {error}"),
+            "name a readable text file, or - for standard input",
+        )
     })?;
     let secret = text.trim_end_matches(['\n', '\r']);
     if secret.is_empty() {
@@ -38,7 +49,11 @@ pub(super) fn read(path: &Path) -> Result<Secret, Problem> {
     }
     if u64::try_from(secret.len()).unwrap_or(u64::MAX) > MAX_BYTES {
         let message = format!("{shown} has more than {MAX_BYTES} bytes");
-        return Err(Problem::new(Code::Invalid, message, "is it the right file?"));
+        return Err(Problem::new(
+            Code::Invalid,
+            message,
+            "is it the right file?",
+        ));
     }
     Ok(Secret::new(secret.to_owned()))
 }
@@ -46,9 +61,16 @@ pub(super) fn read(path: &Path) -> Result<Secret, Problem> {
 /// A new secret: 32 random bytes in hex.
 pub(super) fn generate() -> Result<Secret, Problem> {
     let mut bytes = Zeroizing::new([0; GENERATED_BYTES]);
-    aws_lc_rs::rand::fill(&mut *bytes)
-        .map_err(|_| Problem::new(Code::Internal, "the system gave no random numbers", "try again"))?;
-    Ok(Secret::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+    aws_lc_rs::rand::fill(&mut *bytes).map_err(|_| {
+        Problem::new(
+            Code::Internal,
+            "the system gave no random numbers",
+            "try again",
+        )
+    })?;
+    Ok(Secret::new(
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+    ))
 }
 
 #[cfg(test)]
@@ -61,12 +83,18 @@ mod tests {
         let path = dir.path().join("secret");
         fs::write(&path, " s3cret \r\n").expect("written");
         assert_eq!(read(&path).expect("read").expose(), " s3cret ");
-        for (content, wanted) in [("\n".to_owned(), "is empty"), ("x".repeat(5000), "more than")] {
+        for (content, wanted) in [
+            ("\n".to_owned(), "is empty"),
+            ("x".repeat(5000), "more than"),
+        ] {
             fs::write(&path, content).expect("written");
             let problem = read(&path).expect_err("refused");
             assert!(problem.message.contains(wanted), "{problem:?}");
         }
-        assert_eq!(read(&dir.path().join("none")).expect_err("missing").code, Code::NotFound);
+        assert_eq!(
+            read(&dir.path().join("none")).expect_err("missing").code,
+            Code::NotFound
+        );
     }
 
     #[test]

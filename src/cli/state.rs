@@ -66,7 +66,8 @@ impl<'a> State<'a> {
         }?;
         serde_json::from_value(answer).map_err(|error| {
             let message = format!("the gateway's answer is not understood: {error}");
-            let remedy = "use the tidegate command of the version that runs, or restart the gateway";
+            let remedy =
+                "use the tidegate command of the version that runs, or restart the gateway";
             Problem::new(Code::Version, message, remedy)
         })
     }
@@ -85,11 +86,18 @@ impl Here {
         let dir = &config.state_dir;
         if request.needs_gateway() {
             let message = format!("the gateway with state {} does not run", dir.display());
-            return Err(Problem::new(Code::NotRunning, message, "start it with tidegate run"));
+            return Err(Problem::new(
+                Code::NotRunning,
+                message,
+                "start it with tidegate run",
+            ));
         }
         prepare(dir, request.only_looks())?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all();
-        let runtime = runtime.build().map_err(|error| Problem::of(Code::Io, &error))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|error| Problem::of(Code::Io, &error))?;
         let options = Options {
             path: dir.join(DATABASE),
             disk_budget_bytes: config.storage.disk_budget.as_u64(),
@@ -98,8 +106,11 @@ impl Here {
             freshness: config.verification.freshness,
             max_age: config.storage.max_age,
         };
-        let opened =
-            Store::open(&options, Arc::new(StoreMetrics::default()), clock::system_now())?;
+        let opened = Store::open(
+            &options,
+            Arc::new(StoreMetrics::default()),
+            clock::system_now(),
+        )?;
         let (tasks, _) = Tasks::new();
         let (store, writer, checkpointer) = (opened.store, opened.writer, opened.checkpointer);
         let (for_writer, for_checkpointer) = (tasks.stopping(), tasks.stopping());
@@ -108,7 +119,11 @@ impl Here {
             .and_then(|_| tasks.thread("checkpoints", move || checkpointer.run(&for_checkpointer)))
             .map_err(|error| Problem::of(Code::Io, &error))?;
         match runtime.block_on(operations(config, store)) {
-            Ok(operations) => Ok(Self { operations, tasks, runtime }),
+            Ok(operations) => Ok(Self {
+                operations,
+                tasks,
+                runtime,
+            }),
             Err(problem) => {
                 tasks.stop();
                 runtime.block_on(tasks.drained());
@@ -118,7 +133,8 @@ impl Here {
     }
 
     fn perform(&self, request: Request) -> Result<serde_json::Value, Problem> {
-        self.runtime.block_on(self.operations.perform(request, caller()))
+        self.runtime
+            .block_on(self.operations.perform(request, caller()))
     }
 }
 
@@ -133,7 +149,10 @@ impl Drop for Here {
 /// Makes sure that opening the state does not leave files behind that the gateway cannot use.
 fn prepare(dir: &Path, only_looks: bool) -> Result<(), Problem> {
     if only_looks && !dir.join(DATABASE).exists() {
-        let message = format!("there is no state in {}, and no gateway runs", dir.display());
+        let message = format!(
+            "there is no state in {}, and no gateway runs",
+            dir.display()
+        );
         let remedy = "start it with tidegate run, or name its configuration with --config";
         return Err(Problem::new(Code::NotRunning, message, remedy));
     }
@@ -143,16 +162,25 @@ fn prepare(dir: &Path, only_looks: bool) -> Result<(), Problem> {
             _ => Code::Io,
         };
         let message = format!("{}: {error}", dir.display());
-        Problem::new(code, message, "use sudo, or name another folder with --state-dir")
+        Problem::new(
+            code,
+            message,
+            "use sudo, or name another folder with --state-dir",
+        )
     };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(failed)?;
     let owner = std::fs::metadata(dir).map_err(failed)?.uid();
     if caller().0 == 0 && owner != 0 {
         let message = format!(
             "no gateway runs, and {} belongs to user {owner}: root's files in it would lock it out",
             dir.display()
         );
-        let remedy = format!("run it as that user: sudo -u '#{owner}' tidegate …, or start the gateway");
+        let remedy =
+            format!("run it as that user: sudo -u '#{owner}' tidegate …, or start the gateway");
         return Err(Problem::new(Code::Denied, message, remedy));
     }
     Ok(())
@@ -166,8 +194,10 @@ fn caller() -> Caller {
 async fn operations(config: &Config, store: Store) -> Result<Operations, Problem> {
     let clock = Arc::new(Clock::system(store.highest_time()));
     let (master, _) = registry::unlock(&store, seal::Sources::from_config(config)).await?;
-    let rate =
-        Rate { per_second: config.limits.messages_per_second, burst: config.limits.message_burst };
+    let rate = Rate {
+        per_second: config.limits.messages_per_second,
+        burst: config.limits.message_burst,
+    };
     let registry = Arc::new(Registry::open(store.clone(), Arc::new(master), rate).await?);
     let rules = Rules {
         message_bytes: usize::try_from(config.verification.message_bytes.as_u64())
@@ -205,8 +235,11 @@ impl Live for NotRunning {
     }
     fn outbox_changed(&self, _: UpstreamKey) {}
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Problem>> + Send + '_>> {
-        let problem =
-            Problem::new(Code::NotRunning, "the gateway does not run", "start it with tidegate run");
+        let problem = Problem::new(
+            Code::NotRunning,
+            "the gateway does not run",
+            "start it with tidegate run",
+        );
         Box::pin(std::future::ready(Err(problem)))
     }
 }

@@ -33,14 +33,19 @@ pub(super) fn run(context: &Context, args: &StatusArgs) -> Ended {
     let clear = args.watch && !context.output.json && io::stdout().is_terminal();
     loop {
         // Opened anew each time: a gateway that starts or stops meanwhile is noticed.
-        let request = Request::Status { verify: args.verify };
+        let request = Request::Status {
+            verify: args.verify,
+        };
         let status: Status = State::open(&loaded.config)?.ask(request)?;
         if clear {
             print("\x1b[2J\x1b[H")?;
         }
         context.output.answer(&status, text)?;
         if !args.watch {
-            let sound = status.upstreams.values().all(|upstream| upstream.verified != Some(false));
+            let sound = status
+                .upstreams
+                .values()
+                .all(|upstream| upstream.verified != Some(false));
             return match (status.running, sound) {
                 (_, false) => Err(Failed::Said(Exit::Damaged)),
                 (false, _) => Err(Failed::Said(Exit::NotRunning)),
@@ -62,7 +67,10 @@ fn text(status: &Status) -> String {
             pid.unwrap_or_default()
         )
     } else {
-        format!("The gateway with state {} does not run.\n", status.state_dir.display())
+        format!(
+            "The gateway with state {} does not run.\n",
+            status.state_dir.display()
+        )
     };
     if status.running && !status.clock_trusted {
         text.push_str("The clock is not trusted: nothing is accepted until it is set.\n");
@@ -75,7 +83,13 @@ fn text(status: &Status) -> String {
     let listeners: Vec<[String; 3]> = status
         .listeners
         .iter()
-        .map(|listener| [listener.name.clone(), listener.address.clone(), listener.mode.clone()])
+        .map(|listener| {
+            [
+                listener.name.clone(),
+                listener.address.clone(),
+                listener.mode.clone(),
+            ]
+        })
         .collect();
     if !listeners.is_empty() {
         text.push('\n');
@@ -104,8 +118,16 @@ fn text(status: &Status) -> String {
         .collect();
     if !upstreams.is_empty() {
         text.push('\n');
-        let headings =
-            ["UPSTREAM", "ACCEPTED", "DELIVERED", "OWED", "PARKED", "DEAD", "EXPIRED", "STATE"];
+        let headings = [
+            "UPSTREAM",
+            "ACCEPTED",
+            "DELIVERED",
+            "OWED",
+            "PARKED",
+            "DEAD",
+            "EXPIRED",
+            "STATE",
+        ];
         text.push_str(&table(headings, &upstreams));
     }
     text

@@ -43,7 +43,10 @@ pub trait Live: Send + Sync + 'static {
 }
 
 /// Carries out requests on an open state.
-#[expect(missing_debug_implementations, reason = "a bag of shared parts, most of them large")]
+#[expect(
+    missing_debug_implementations,
+    reason = "a bag of shared parts, most of them large"
+)]
 pub struct Operations {
     pub registry: Arc<Registry>,
     pub commands: Commands,
@@ -60,7 +63,8 @@ impl Perform for Operations {
             let what = audited(&request);
             let result = self.carry_out(request, caller).await;
             if let Some((action, target)) = what {
-                self.record(caller, action, target, result.as_ref().err()).await?;
+                self.record(caller, action, target, result.as_ref().err())
+                    .await?;
             }
             result
         })
@@ -72,8 +76,12 @@ fn audited(request: &Request) -> Option<(&'static str, String)> {
     let (action, target) = match request {
         Request::DeviceAdd { id, .. } => ("device.add", id),
         Request::DeviceEnrol { id, .. } => ("device.enrol", id),
-        Request::DeviceSetEnabled { id, enabled: true, .. } => ("device.enable", id),
-        Request::DeviceSetEnabled { id, enabled: false, .. } => ("device.disable", id),
+        Request::DeviceSetEnabled {
+            id, enabled: true, ..
+        } => ("device.enable", id),
+        Request::DeviceSetEnabled {
+            id, enabled: false, ..
+        } => ("device.disable", id),
         Request::DeviceRemove { id } => ("device.remove", id),
         Request::DeviceSetSecret { id, .. } => ("device.set_secret", id),
         Request::DeviceSetPassword { id, .. } => ("device.set_password", id),
@@ -95,11 +103,25 @@ fn audited(request: &Request) -> Option<(&'static str, String)> {
 
 fn described(filter: &OutboxFilter) -> String {
     let part = |name: &str, value: &Option<String>| {
-        value.as_ref().map(|value| format!("{name}={value}")).unwrap_or_default()
+        value
+            .as_ref()
+            .map(|value| format!("{name}={value}"))
+            .unwrap_or_default()
     };
-    let seq = filter.seq.map(|seq| format!("seq={seq}")).unwrap_or_default();
-    let parts = [part("upstream", &filter.upstream), part("device", &filter.device), seq];
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    let seq = filter
+        .seq
+        .map(|seq| format!("seq={seq}"))
+        .unwrap_or_default();
+    let parts = [
+        part("upstream", &filter.upstream),
+        part("device", &filter.device),
+        seq,
+    ];
+    parts
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn json(answer: impl Serialize) -> Result<serde_json::Value, Problem> {
@@ -109,7 +131,11 @@ fn json(answer: impl Serialize) -> Result<serde_json::Value, Problem> {
 fn device_id(text: &str) -> Result<DeviceId, Problem> {
     DeviceId::try_from(text).map_err(|error| {
         let message = format!("{text:?} is no device id: {error}");
-        Problem::new(Code::Invalid, message, "use 1 to 64 characters of A-Z a-z 0-9 _ -")
+        Problem::new(
+            Code::Invalid,
+            message,
+            "use 1 to 64 characters of A-Z a-z 0-9 _ -",
+        )
     })
 }
 
@@ -123,15 +149,22 @@ impl Operations {
         match request {
             Request::Status { verify } => json(self.status(verify).await?),
             Request::DeviceList => {
-                let mut devices: Vec<Device> =
-                    self.registry.all().iter().map(|device| self.summary(device)).collect();
+                let mut devices: Vec<Device> = self
+                    .registry
+                    .all()
+                    .iter()
+                    .map(|device| self.summary(device))
+                    .collect();
                 devices.sort_by(|one, other| one.id.cmp(&other.id));
                 json(Devices { devices })
             }
             Request::DeviceShow { id } => json(self.detail(&*self.device(&id)?)),
-            Request::DeviceAdd { id, settings, secret, password } => {
-                json(self.add(&id, &settings, secret, password, now).await?)
-            }
+            Request::DeviceAdd {
+                id,
+                settings,
+                secret,
+                password,
+            } => json(self.add(&id, &settings, secret, password, now).await?),
             Request::DeviceEnrol { id, secret } => {
                 let id = device_id(&id)?;
                 let secret = secret.expose().as_bytes();
@@ -143,9 +176,15 @@ impl Operations {
                 }
                 json(self.detail(&*self.device(id.as_str())?))
             }
-            Request::DeviceSetEnabled { id, enabled, reason } => {
+            Request::DeviceSetEnabled {
+                id,
+                enabled,
+                reason,
+            } => {
                 let id = device_id(&id)?;
-                self.registry.set_enabled(&id, enabled, &reason, now).await?;
+                self.registry
+                    .set_enabled(&id, enabled, &reason, now)
+                    .await?;
                 json(self.detail(&*self.device(id.as_str())?))
             }
             Request::DeviceRemove { id } => {
@@ -154,22 +193,43 @@ impl Operations {
             }
             Request::DeviceSetSecret { id, secret } => {
                 let id = device_id(&id)?;
-                self.registry.set_secret(&id, secret.expose().as_bytes(), now).await?;
+                self.registry
+                    .set_secret(&id, secret.expose().as_bytes(), now)
+                    .await?;
                 json(Done { done: true })
             }
             Request::DeviceSetPassword { id, password } => {
                 let id = device_id(&id)?;
-                let password = password.as_ref().map(|password| password.expose().as_bytes());
+                let password = password
+                    .as_ref()
+                    .map(|password| password.expose().as_bytes());
                 self.registry.set_password(&id, password, now).await?;
                 json(Done { done: true })
             }
-            Request::KeyCreate { name, scopes, devices, valid_seconds } => {
-                let scopes = scopes.iter().map(|scope| scope.parse()).collect::<Result<_, _>>()?;
+            Request::KeyCreate {
+                name,
+                scopes,
+                devices,
+                valid_seconds,
+            } => {
+                let scopes = scopes
+                    .iter()
+                    .map(|scope| scope.parse())
+                    .collect::<Result<_, _>>()?;
                 let expires_at = valid_seconds
                     .map(|seconds| UnixMillis(now.0.saturating_add(seconds.saturating_mul(1000))));
-                let new = NewKey { name, scopes, devices, expires_at, by: caller.to_string() };
+                let new = NewKey {
+                    name,
+                    scopes,
+                    devices,
+                    expires_at,
+                    by: caller.to_string(),
+                };
                 let (key, token) = self.keys.create(new, now).await?;
-                json(KeyCreated { id: key.id.clone(), token: token.to_string() })
+                json(KeyCreated {
+                    id: key.id.clone(),
+                    token: token.to_string(),
+                })
             }
             Request::KeyList => {
                 let mut keys: Vec<Key> = self.keys.list().iter().map(|key| shown(key)).collect();
@@ -182,7 +242,12 @@ impl Operations {
                 self.keys.revoke(&id, now).await?;
                 json(Done { done: true })
             }
-            Request::CommandSend { device, body, ttl_seconds, idempotency_key } => {
+            Request::CommandSend {
+                device,
+                body,
+                ttl_seconds,
+                idempotency_key,
+            } => {
                 // Its expiry is counted from now, so now must be true.
                 let now = self.clock.now()?;
                 let device = self.device(&device)?;
@@ -195,7 +260,10 @@ impl Operations {
                 };
                 let queued = self.commands.queue(&device, order, now).await?;
                 let message_id = queued.message_id.to_string();
-                json(CommandQueued { message_id, status: "queued".to_owned() })
+                json(CommandQueued {
+                    message_id,
+                    status: "queued".to_owned(),
+                })
             }
             Request::CommandStatus { device, message_id } => {
                 json(self.command_status(&device, message_id.as_deref()).await?)
@@ -229,7 +297,9 @@ impl Operations {
             detail: problem.map(|problem| problem.message.clone()),
         };
         let entries = [entry];
-        self.store.write(move |conn| audit::append(conn, &entries, now)).await?;
+        self.store
+            .write(move |conn| audit::append(conn, &entries, now))
+            .await?;
         Ok(())
     }
 
@@ -252,7 +322,9 @@ impl Operations {
         let secret = secret.as_ref().map(|secret| secret.expose().as_bytes());
         self.registry.add(id, settings, secret, now).await?;
         if let Some(password) = password {
-            self.registry.set_password(&id, Some(password.expose().as_bytes()), now).await?;
+            self.registry
+                .set_password(&id, Some(password.expose().as_bytes()), now)
+                .await?;
         }
         Ok(self.detail(&*self.device(id.as_str())?))
     }
@@ -314,11 +386,21 @@ impl Operations {
         for info in self.store.list_upstreams() {
             let key = info.key;
             let verified = if verify {
-                Some(self.blocking(move |store| store.verify_ledger(key)).await?.holds())
+                Some(
+                    self.blocking(move |store| store.verify_ledger(key))
+                        .await?
+                        .holds(),
+                )
             } else {
                 None
             };
-            let UpstreamInfo { name, configured, ledger, parked, .. } = info;
+            let UpstreamInfo {
+                name,
+                configured,
+                ledger,
+                parked,
+                ..
+            } = info;
             let state = self.live.upstream_state(&name);
             let upstream = Upstream {
                 accepted: ledger.accepted,
@@ -344,7 +426,9 @@ impl Operations {
         let device = self.device(device)?;
         let Some(text) = message_id else {
             let recent = self.commands.recent(device.key, RECENT_COMMANDS).await?;
-            return Ok(CommandList { commands: recent.into_iter().map(command).collect() });
+            return Ok(CommandList {
+                commands: recent.into_iter().map(command).collect(),
+            });
         };
         let id = MessageId::parse(text.as_bytes()).map_err(|_| {
             let message = format!("{text:?} is no message id");
@@ -352,29 +436,42 @@ impl Operations {
         })?;
         let Some(status) = self.commands.status(device.key, id).await? else {
             let remedy = "settled commands are forgotten after 30 days";
-            return Err(Problem::new(Code::NotFound, format!("no command {text}"), remedy));
+            return Err(Problem::new(
+                Code::NotFound,
+                format!("no command {text}"),
+                remedy,
+            ));
         };
-        Ok(CommandList { commands: vec![command(status)] })
+        Ok(CommandList {
+            commands: vec![command(status)],
+        })
     }
 
     async fn outbox(&self, filter: &OutboxFilter) -> Result<Outbox, Problem> {
-        let mut outbox = Outbox { dead: Vec::new(), parked: Vec::new() };
+        let mut outbox = Outbox {
+            dead: Vec::new(),
+            parked: Vec::new(),
+        };
         let letters = self.letters(filter)?;
         for info in self.upstreams(filter)? {
             let key = info.key;
             let dead = self.blocking(move |store| store.dead(key, letters)).await?;
-            let parked = self.blocking(move |store| store.parked_devices(key)).await?;
-            outbox.dead.extend(dead.into_iter().map(|letter| DeadLetter {
-                upstream: info.name.clone(),
-                seq: letter.message.seq.0,
-                device_id: self.name(letter.message.device),
-                message_id: letter.message.message_id.to_string(),
-                status: letter.status,
-                reason: letter.reason,
-                died_at: letter.died_at.0,
-                received_at: letter.message.received_at.0,
-                bytes: letter.message.payload.len(),
-            }));
+            let parked = self
+                .blocking(move |store| store.parked_devices(key))
+                .await?;
+            outbox
+                .dead
+                .extend(dead.into_iter().map(|letter| DeadLetter {
+                    upstream: info.name.clone(),
+                    seq: letter.message.seq.0,
+                    device_id: self.name(letter.message.device),
+                    message_id: letter.message.message_id.to_string(),
+                    status: letter.status,
+                    reason: letter.reason,
+                    died_at: letter.died_at.0,
+                    received_at: letter.message.received_at.0,
+                    bytes: letter.message.payload.len(),
+                }));
             let wanted = |device| letters.device.is_none_or(|only| only == device);
             let parked = parked.into_iter().filter(|parked| wanted(parked.device));
             outbox.parked.extend(parked.map(|parked| Parked {
@@ -395,7 +492,9 @@ impl Operations {
         let letters = self.letters(filter)?;
         let mut messages = 0;
         for UpstreamInfo { key, .. } in self.upstreams(filter)? {
-            let changed = self.blocking(move |store| change(store, key, letters)).await?;
+            let changed = self
+                .blocking(move |store| change(store, key, letters))
+                .await?;
             if changed > 0 {
                 self.live.outbox_changed(key);
             }
@@ -409,7 +508,11 @@ impl Operations {
     }
 
     fn letters(&self, filter: &OutboxFilter) -> Result<DeadFilter, Problem> {
-        let device = filter.device.as_deref().map(|id| self.device(id)).transpose()?;
+        let device = filter
+            .device
+            .as_deref()
+            .map(|id| self.device(id))
+            .transpose()?;
         Ok(DeadFilter {
             device: device.map(|device| device.key),
             seq: filter.seq.map(Seq),
@@ -424,7 +527,11 @@ impl Operations {
             all.retain(|info| info.name == *name);
             if all.is_empty() {
                 let remedy = "tidegate status shows those there are";
-                return Err(Problem::new(Code::NotFound, format!("no upstream {name}"), remedy));
+                return Err(Problem::new(
+                    Code::NotFound,
+                    format!("no upstream {name}"),
+                    remedy,
+                ));
             }
         }
         Ok(all)
@@ -467,7 +574,11 @@ fn shown(key: &ApiKey) -> Key {
     Key {
         id: key.id.clone(),
         name: key.name.clone(),
-        scopes: key.scopes.iter().map(|scope| scope.as_str().to_owned()).collect(),
+        scopes: key
+            .scopes
+            .iter()
+            .map(|scope| scope.as_str().to_owned())
+            .collect(),
         devices: key.devices.clone(),
         created_at: key.created_at.0,
         expires_at: key.expires_at.map(|at| at.0),

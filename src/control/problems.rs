@@ -38,10 +38,12 @@ impl From<OpenError> for Problem {
     fn from(error: OpenError) -> Self {
         let code = match &error {
             OpenError::InUse { .. } => Code::InUse,
-            OpenError::FromTheFuture { .. } | OpenError::Damaged { .. } | OpenError::Foreign { .. } => {
-                Code::Damaged
-            }
-            OpenError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            OpenError::FromTheFuture { .. }
+            | OpenError::Damaged { .. }
+            | OpenError::Foreign { .. } => Code::Damaged,
+            OpenError::Io { source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
                 Code::Denied
             }
             OpenError::Io { .. } | OpenError::Sql { .. } => Code::Io,
