@@ -158,7 +158,6 @@ enum Command {
 
 /// What the router is busy with.
 struct Outstanding {
-    batch: u64,
     messages: Arc<[Routed]>,
     /// Answers to pings in a row with no sign that it had to pause.
     quiet: u8,
@@ -171,7 +170,6 @@ struct State {
     filters: HashMap<Arc<str>, Arc<Filter>>,
     by_number: HashMap<usize, Arc<Filter>>,
     last_number: usize,
-    last_batch: u64,
     queue: VecDeque<Command>,
     queued_messages: usize,
     queued_bytes: usize,
@@ -440,7 +438,6 @@ impl Shared {
         }
         let Some(link) = &mut state.link else { return };
         let mut messages = Vec::new();
-        let batch = state.last_batch + 1;
         let mut room = router::BATCH_BYTES;
         while let Some(command) = state.queue.pop_front() {
             match command {
@@ -462,14 +459,12 @@ impl Shared {
                     state
                         .seen_topics
                         .insert(self.hasher.hash_one(&*message.topic));
-                    link.publish(&topic, batch, messages.len());
+                    link.publish(&topic, messages.len());
                     messages.push(message);
                 }
             }
         }
-        state.last_batch = batch;
         state.outstanding = Some(Outstanding {
-            batch,
             messages: messages.into(),
             quiet: 0,
         });

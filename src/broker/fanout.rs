@@ -9,7 +9,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Command, Shared, filter,
+    Command, Filter, Routed, Shared, filter,
     router::{self, Came, Receiver},
 };
 
@@ -21,18 +21,32 @@ const QUIET: u8 = 2;
 /// How long to wait before another attempt to start a router.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
+/// Copies of one batch held to be put in order. More than this, which takes hundreds of filters that
+/// match everything, go out as they come: in order per filter, no longer across filters.
+const MAX_HELD: usize = 65_536;
+
+/// That a message of the batch, by its index, matched a filter, by its number.
+type Match = (usize, usize);
+
 pub(super) async fn run(shared: &Shared, mut receiver: Receiver, stopping: CancellationToken) {
+    let mut held: Vec<Match> = Vec::new();
     loop {
         let came = tokio::select! {
             came = receiver.next() => came,
             () = stopping.cancelled() => break,
         };
         match came {
-            Some(Came::Match {
-                filter,
-                batch,
-                index,
-            }) => deliver(shared, filter, batch, index),
+            Some(Came::Match { filter, index }) => {
+                held.push((index, filter));
+                if held.len() >= MAX_HELD {
+                    let current = shared
+                        .lock()
+                        .outstanding
+                        .as_ref()
+                        .map(|o| Arc::clone(&o.messages));
+                    deliver(shared, &current.unwrap_or_default(), &mut held);
+                }
+            }
             Some(Came::Paused) => {
                 if let Some(outstanding) = &mut shared.lock().outstanding {
                     outstanding.quiet = 0;
@@ -40,14 +54,18 @@ pub(super) async fn run(shared: &Shared, mut receiver: Receiver, stopping: Cance
                 receiver.resume();
             }
             Some(Came::Pong) => {
-                if done(shared) {
-                    renew(shared, &mut receiver, &stopping).await;
+                if let Some((messages, outgrown)) = done(shared) {
+                    deliver(shared, &messages, &mut held);
+                    if outgrown {
+                        renew(shared, &mut receiver, &stopping).await;
+                    }
                 }
             }
             Some(Came::Nothing) => {}
             None => {
                 shared.metrics.router_panics.increment();
                 tracing::error!("the router for free topics died; starting another");
+                held.clear();
                 renew(shared, &mut receiver, &stopping).await;
             }
         }
@@ -57,56 +75,53 @@ pub(super) async fn run(shared: &Shared, mut receiver: Receiver, stopping: Cance
     }
 }
 
-fn deliver(shared: &Shared, number: usize, batch: u64, index: usize) {
-    let found = {
+/// Hands out what matched, in the order it was published.
+fn deliver(shared: &Shared, messages: &[Routed], held: &mut Vec<Match>) {
+    held.sort_unstable();
+    let mut copies = 0;
+    // Taken once; what is unsubscribed meanwhile has nobody in it.
+    let known: Vec<Option<Arc<Filter>>> = {
         let state = shared.lock();
-        let outstanding = state
-            .outstanding
-            .as_ref()
-            .filter(|current| current.batch == batch);
-        // A filter without a number any more has nobody.
-        outstanding
-            .zip(state.by_number.get(&number))
-            .map(|(current, known)| (Arc::clone(&current.messages), Arc::clone(known)))
+        held.iter()
+            .map(|(_, number)| state.by_number.get(number).cloned())
+            .collect()
     };
-    let Some((messages, known)) = found else {
-        return;
-    };
-    let Some(message) = messages.get(index) else {
-        return;
-    };
-    if filter::hidden(&known.text, &message.topic) {
-        return;
-    }
-    let subscribers = known
-        .subscribers
-        .read()
-        .unwrap_or_else(PoisonError::into_inner);
-    for (_, sink) in subscribers.iter() {
-        sink.receive(&known.text, message);
+    for ((index, _), known) in held.drain(..).zip(known) {
+        let (Some(message), Some(known)) = (messages.get(index), known) else {
+            continue;
+        };
+        if filter::hidden(&known.text, &message.topic) {
+            continue;
+        }
+        let subscribers = known
+            .subscribers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (_, sink) in subscribers.iter() {
+            sink.receive(&known.text, message);
+        }
+        copies += subscribers.len();
     }
     shared
         .metrics
         .delivered
-        .add(u64::try_from(subscribers.len()).unwrap_or(u64::MAX));
+        .add(u64::try_from(copies).unwrap_or(u64::MAX));
 }
 
-/// After a ping's answer: asks again, or goes on to the next batch. True if the router is to be
-/// replaced because of what it never frees.
-fn done(shared: &Shared) -> bool {
+/// After a ping's answer: asks again, or, when all of the batch has come back, gives it and begins the
+/// next one. True with it if instead the router is to be replaced, because of what it never frees.
+fn done(shared: &Shared) -> Option<(Arc<[Routed]>, bool)> {
     let mut state = shared.lock();
     let state = &mut *state;
-    let Some(outstanding) = &mut state.outstanding else {
-        return false;
-    };
+    let outstanding = state.outstanding.as_mut()?;
     outstanding.quiet += 1;
     if outstanding.quiet < QUIET {
         if let Some(link) = &mut state.link {
             link.ping();
         }
-        return false;
+        return None;
     }
-    state.outstanding = None;
+    let messages = state.outstanding.take()?.messages;
     let limits = &shared.limits;
     // Not more often than it has filters it needs.
     let filters = limits.router_filters.max(2 * state.filters.len());
@@ -115,19 +130,19 @@ fn done(shared: &Shared) -> bool {
         tracing::info!(
             topics = state.seen_topics.len(),
             filters = state.seen_filters,
-            "replacing the router for free topics, which frees what it remembers"
+            "replacing the router for free topics, which never frees what it remembers"
         );
         if let Some(link) = &mut state.link {
             link.retire();
         }
         state.link = None;
-        return true;
+        return Some((messages, true));
     }
     shared.feed(state);
     if shared.has_room(state) {
         shared.room.notify_waiters();
     }
-    false
+    Some((messages, false))
 }
 
 /// Starts another router with all subscriptions there are.

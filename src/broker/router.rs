@@ -22,8 +22,8 @@ const SEGMENT_BYTES: usize = 8 * 1024;
 /// How much of its own accounting the router gets at a time.
 pub(super) const BATCH_BYTES: usize = SEGMENT_BYTES;
 
-/// Batch and index, as the payload of what is published.
-const TOKEN_BYTES: usize = 12;
+/// The index of a message in its batch, as the payload of what is published.
+const TOKEN_BYTES: usize = 4;
 
 /// A filter that is there from the start and matches nothing that is published: the router compares a
 /// topic with what filters it has, and [`Link::retire`] needs it to.
@@ -46,7 +46,6 @@ pub(super) enum Came {
     /// A message matched the filter of this number.
     Match {
         filter: usize,
-        batch: u64,
         index: usize,
     },
     /// The answer to a ping.
@@ -122,11 +121,8 @@ impl Link {
         self.push(Packet::Unsubscribe(unsubscribe, None));
     }
 
-    pub(super) fn publish(&mut self, topic: &str, batch: u64, index: usize) {
-        let mut token = [0; TOKEN_BYTES];
-        let (first, second) = token.split_at_mut(8);
-        first.copy_from_slice(&batch.to_be_bytes());
-        second.copy_from_slice(&u32::try_from(index).unwrap_or(u32::MAX).to_be_bytes());
+    pub(super) fn publish(&mut self, topic: &str, index: usize) {
+        let token = u32::try_from(index).unwrap_or(u32::MAX).to_be_bytes();
         self.push(Packet::Publish(
             publish(topic.to_owned().into(), &token),
             None,
@@ -183,18 +179,16 @@ impl Receiver {
         };
         Some(match notification {
             Notification::Forward(forward) => {
-                let token: Option<(&[u8; 8], &[u8])> = forward.publish.payload.split_first_chunk();
+                let token = forward
+                    .publish
+                    .payload
+                    .first_chunk()
+                    .map(|c| u32::from_be_bytes(*c));
                 let filter = forward
                     .properties
                     .and_then(|properties| properties.subscription_identifiers.first().copied());
-                match (token, filter) {
-                    (Some((batch, index)), Some(filter)) => Came::Match {
-                        filter,
-                        batch: u64::from_be_bytes(*batch),
-                        index: index
-                            .iter()
-                            .fold(0, |index, byte| index << 8 | usize::from(*byte)),
-                    },
+                match (token.map(usize::try_from), filter) {
+                    (Some(Ok(index)), Some(filter)) => Came::Match { filter, index },
                     _ => Came::Nothing,
                 }
             }
