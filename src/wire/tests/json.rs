@@ -173,6 +173,7 @@ proptest! {
         which in any::<prop::sample::Index>(),
         place in any::<prop::sample::Index>(),
         depth in 0..5usize,
+        plainly in any::<bool>(),
     ) {
         let mut members: Vec<String> = names.iter().map(|name| format!("\"{name}\":0")).collect();
         let object = |members: &[String]| {
@@ -181,7 +182,8 @@ proptest! {
         prop_assert_eq!(fault(&object(&members)), None);
         let name = names.iter().nth(which.index(names.len())).unwrap();
         let escaped: String = name.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect();
-        members.insert(place.index(members.len() + 1), format!("\"{escaped}\":[]"));
+        let written = if plainly { name } else { &escaped };
+        members.insert(place.index(members.len() + 1), format!("\"{written}\":0"));
         prop_assert_eq!(fault(&object(&members)), Some(Fault::DuplicateMember));
     }
 

@@ -264,6 +264,11 @@ mod tests {
         // In UTF-16 the surrogates of U+1F600 come before U+FFFD.
         let text = br#""\ud83d\ude00","\ufffd","#;
         assert_eq!(cmp_names(text, 1, 16), Ordering::Greater);
+        // What follows a name has no say, and an escape is not taken apart.
+        let text = br#""abc":0,"abc":0,"d":[]"#;
+        assert_eq!(cmp_names(text, 1, 9), Ordering::Equal);
+        let text = br#""abcdefg\n","abcdefg\\","#;
+        assert_eq!(cmp_names(text, 1, 13), Ordering::Less);
         let text = br#""abcdefghijklmnop1","abcdefghijklmnop\u0031","#;
         assert_eq!(cmp_names(text, 1, 21), Ordering::Equal);
     }
