@@ -24,17 +24,31 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let spaced = text.replace(',', ", ").replace("\":", "\": ");
     measure("telemetry, spaced", spaced.as_bytes(), &key, &mut slots);
 
-    // The most members that fit into a message: the worst case for finding duplicates.
-    let names: Vec<String> = (0..7600).map(|n| format!("\"{n:x}\":0")).collect();
-    let crowd = format!("{{{}}}", names.join(","));
-    let bytes = signed(&key, Version::V1, crowd.as_bytes(), &mut slots)?;
-    measure("64 KiB of members", &bytes, &key, &mut slots);
-    // A wrong signature makes the sorted form be tried as well.
-    let mut wrong = bytes;
-    if let Some(digit) = wrong.iter_mut().rev().nth(2) {
-        *digit = if *digit == b'0' { b'1' } else { b'0' };
+    // What a hostile sender would choose. A wrong signature makes the sorted form be tried as well.
+    let crowd: Vec<String> = (0..7600).map(|n| format!("\"{n:x}\":0")).collect();
+    let crowd = format!("{{{}}}", crowd.join(","));
+    let alike: Vec<String> = (0..400)
+        .map(|n| format!("\"{}{n:03}\":0", "long".repeat(38)))
+        .collect();
+    let alike = format!("{{{}}}", alike.join(","));
+    let mut nested = String::from("0");
+    for _ in 0..32 {
+        let siblings: Vec<String> = (0..226).map(|n| format!("\"{n:x}{n:x}\":0")).collect();
+        nested = format!("{{{},\"z\":{nested}}}", siblings.join(","));
     }
-    measure("64 KiB of members, forged", &wrong, &key, &mut slots);
+    for (name, payload) in [
+        ("members", crowd),
+        ("like names", alike),
+        ("nesting", nested),
+    ] {
+        let mut bytes = signed(&key, Version::V1, payload.as_bytes(), &mut slots)?;
+        let name = format!("64 KiB of {name}");
+        measure(&name, &bytes, &key, &mut slots);
+        if let Some(digit) = bytes.iter_mut().rev().nth(2) {
+            *digit = if *digit == b'0' { b'1' } else { b'0' };
+        }
+        measure(&format!("{name}, forged"), &bytes, &key, &mut slots);
+    }
     let batch = format!("[{}]", vec!["22.5"; 13_000].join(","));
     let bytes = signed(&key, Version::V1, batch.as_bytes(), &mut slots)?;
     measure("64 KiB of numbers", &bytes, &key, &mut slots);
@@ -72,7 +86,7 @@ fn measure(name: &str, bytes: &[u8], key: &SigningKey, slots: &mut [u64]) {
         accepted
     });
     println!(
-        "{name:>26}: {:>6} bytes, parse {parsed:>9.0} ns, parse and verify {both:>9.0} ns, {}",
+        "{name:>30}: {:>6} bytes, parse {parsed:>9.0} ns, parse and verify {both:>9.0} ns, {}",
         bytes.len(),
         if accepted { "accepted" } else { "refused" },
     );

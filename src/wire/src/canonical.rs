@@ -5,7 +5,7 @@
 //! without the white space that means nothing; numbers and strings keep the characters that were
 //! sent.
 //!
-//! The version 1 form may also have its members sorted. [`sorted`] does that in the caller's
+//! The version 1 form may also have its members sorted, which is done in the caller's
 //! scratch slots: it notes where each member starts and ends in one pass, after which the members
 //! of an object are found by stepping over what is inside of them, sorted, and fed to the sink in
 //! order. Every byte is looked at a fixed number of times, whatever the nesting: O(n log n) for

@@ -317,9 +317,12 @@ impl<'a> Members<'a> {
     /// Makes sense of the members. `own` stands in for a missing `device_id`.
     fn read(self, own: Option<&'a str>) -> Result<Envelope<'a>, ParseError<'a>> {
         let [v, device_id, timestamp, message_id, payload, signature] = self.values;
-        // Known early, so that whatever else is wrong can be reported under it.
+        // Strings are taken as they are written: a backslash is not a character of an id or of
+        // hex digits, so what has an escape is refused with everything else that is neither.
+        //
+        // The id comes first, so that whatever else is wrong can be reported under it.
         let id = message_id.and_then(|value| {
-            let text = value.plain_string()?;
+            let text = value.quoted()?;
             Some((text, MessageId::parse(text.as_bytes()).ok()?))
         });
         let error = |problem| ParseError {
@@ -343,7 +346,7 @@ impl<'a> Members<'a> {
         };
         let device_id = match (device_id, own) {
             (Some(value), _) => value
-                .plain_string()
+                .quoted()
                 .and_then(|text| DeviceId::check(text.as_bytes()).ok())
                 .ok_or_else(|| wrong(Member::DeviceId))?,
             (None, Some(own)) => own,
@@ -359,7 +362,7 @@ impl<'a> Members<'a> {
         let payload = payload.ok_or_else(|| missing(Member::Payload))?;
         let signature = signature
             .ok_or_else(|| missing(Member::Signature))?
-            .plain_string()
+            .quoted()
             .and_then(read_signature)
             .ok_or_else(|| wrong(Member::Signature))?;
         Ok(Envelope {
@@ -381,12 +384,13 @@ fn read_signature(text: &str) -> Option<[u8; SIGNATURE]> {
         return None;
     };
     let pairs: &[[u8; 2]; SIGNATURE] = pairs.try_into().ok()?;
+    let mut signature = [0; SIGNATURE];
     let mut wrong = 0;
-    let signature = pairs.map(|[high, low]| {
-        let (high, low) = (nibble(high), nibble(low));
+    for (byte, [high, low]) in signature.iter_mut().zip(pairs) {
+        let (high, low) = (nibble(*high), nibble(*low));
         wrong |= (high | low) & 0xf0;
-        high << 4 | low & 0x0f
-    });
+        *byte = high << 4 | low & 0x0f;
+    }
     (wrong == 0).then_some(signature)
 }
 

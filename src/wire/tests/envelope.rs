@@ -349,6 +349,14 @@ fn the_rejection_is_reported_under_the_id_that_was_sent() {
 }
 
 #[test]
+fn the_overhead_is_what_the_longest_members_take() {
+    let device = "x".repeat(64);
+    let id = ID.parse().unwrap();
+    let longest = sign(Version::V2, Direction::Down, &device, u64::MAX, id, "12345");
+    assert_eq!(longest.len(), 5 + ENVELOPE_OVERHEAD);
+}
+
+#[test]
 fn too_large_comes_before_everything() {
     let limits = Limits {
         max_message: 16,

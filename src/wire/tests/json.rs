@@ -8,7 +8,7 @@ use common::{Node, node, scalar, string, unescape};
 use proptest::prelude::*;
 use serde_json::Value;
 use tidegate_wire::Payload;
-use tidegate_wire::json::{Fault, JsonError};
+use tidegate_wire::json::{Fault, JsonError, measured_at};
 use tidegate_wire::limits::slots_for;
 
 fn check(text: &[u8]) -> Result<Payload<'_>, JsonError> {
@@ -165,6 +165,16 @@ proptest! {
             let _ = payload.measured_at();
         }
         agrees(&text)?;
+    }
+
+    #[test]
+    fn looking_into_what_was_never_checked_does_not_panic(
+        text in r#"[{}\[\],:"\\ue0-3.a ]{0,60}"#,
+        unicode in ".{0,20}",
+    ) {
+        for text in [&text, &format!("{{{text}"), &format!("{{\"measured_at\":{text}"), &unicode] {
+            let _ = measured_at(text);
+        }
     }
 
     #[test]

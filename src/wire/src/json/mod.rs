@@ -28,7 +28,7 @@ mod payload;
 mod scan;
 
 pub use fault::{Fault, JsonError};
-pub use payload::{Moment, Payload};
+pub use payload::{Moment, Payload, measured_at};
 
 pub(crate) use name::{cmp_names, prefix, unescaped};
 pub(crate) use payload::unsigned;

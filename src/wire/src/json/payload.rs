@@ -133,8 +133,13 @@ impl<'a> Payload<'a> {
     /// For comparing with a fixed text use [`is_string`](Self::is_string), which reads escapes.
     #[must_use]
     pub fn plain_string(&self) -> Option<&'a str> {
-        let inner = self.text.strip_prefix('"')?.strip_suffix('"')?;
-        (!inner.contains('\\')).then_some(inner)
+        self.quoted().filter(|inner| !inner.contains('\\'))
+    }
+
+    /// The text between the quotes of a string, as written: it may have escapes.
+    #[inline]
+    pub(crate) fn quoted(&self) -> Option<&'a str> {
+        self.text.strip_prefix('"')?.strip_suffix('"')
     }
 
     /// Whether this is a string that says `text`, however it is escaped.
@@ -164,7 +169,7 @@ impl<'a> Payload<'a> {
     /// is neither).
     #[must_use]
     pub fn measured_at(&self) -> Option<Moment> {
-        Moment::read(self.member("measured_at")?.as_bytes())
+        measured_at(self.text)
     }
 }
 
@@ -187,6 +192,13 @@ impl fmt::Display for Payload<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.text)
     }
+}
+
+/// As [`Payload::measured_at`], for a payload that was checked some time ago and is stored since:
+/// needs no scratch slots. What it says of a text that is not JSON means nothing.
+#[must_use]
+pub fn measured_at(payload: &str) -> Option<Moment> {
+    Moment::read(member(payload.trim_ascii_start(), "measured_at")?.as_bytes())
 }
 
 /// A point in time, exact to the nanosecond.

@@ -1,0 +1,76 @@
+//! The steps, in the order in which they run: cheap ones first.
+
+use crate::{install, sh, sh_env};
+
+/// One thing that is checked.
+pub(crate) struct Step {
+    pub(crate) name: &'static str,
+    pub(crate) what: &'static str,
+    pub(crate) run: fn() -> Result<(), String>,
+}
+
+pub(crate) const STEPS: &[Step] = &[
+    Step { name: "install", what: "what the other steps need", run: install::everything },
+    Step {
+        name: "fmt",
+        what: "every file is formatted",
+        run: || sh("cargo", &["fmt", "--all", "--check"]),
+    },
+    Step {
+        name: "deny",
+        what: "licences and sources of dependencies",
+        run: || sh("cargo", &["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]),
+    },
+    Step {
+        name: "clippy",
+        what: "no warnings",
+        run: || {
+            sh(
+                "cargo",
+                &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
+            )
+        },
+    },
+    Step {
+        name: "no-std",
+        what: "the wire crate builds for a chip without an operating system",
+        run: || {
+            sh("rustup", &["target", "add", "riscv32imc-unknown-none-elf"])?;
+            sh("cargo", &["check", "-p", "tidegate-wire", "--target", "riscv32imc-unknown-none-elf"])
+        },
+    },
+    Step {
+        name: "tests",
+        what: "unit and property tests, and every user story against the real daemon",
+        run: || {
+            let python = std::path::absolute(install::python_path()).map_err(|e| e.to_string())?;
+            sh_env(
+                "cargo",
+                &["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"],
+                &[("TIDEGATE_TEST_PYTHON", &python.to_string_lossy())],
+            )
+        },
+    },
+    Step {
+        name: "doc",
+        what: "documentation builds without a broken link, and its examples run",
+        run: || {
+            sh_env(
+                "cargo",
+                &["doc", "--workspace", "--no-deps", "--quiet"],
+                &[("RUSTDOCFLAGS", "-D warnings")],
+            )?;
+            sh("cargo", &["test", "--workspace", "--doc", "--quiet"])
+        },
+    },
+    Step {
+        name: "demo",
+        what: "the README's first command, with an outage and attacks, ends with a balanced ledger",
+        run: || {
+            sh(
+                "cargo",
+                &["run", "--release", "--", "demo", "--for", "30s", "--offline", "8s", "--attack"],
+            )
+        },
+    },
+];

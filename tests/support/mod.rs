@@ -1,0 +1,36 @@
+//! What the user stories share: the real daemon in a folder of its own, a backend, and the clients
+//! that users have (mosquitto, paho-mqtt, openssl, curl).
+#![allow(dead_code, reason = "every story uses a part of this")]
+
+pub mod backend;
+pub mod clients;
+pub mod gateway;
+pub mod mqtt;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+pub use backend::{Answer, Backend, Request};
+pub use clients::*;
+pub use gateway::{Gateway, Setup};
+
+/// Polls until `done` gives something, or fails the test naming `what` it waited for.
+pub fn eventually<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(value) = done() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain for {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub const SOON: Duration = Duration::from_secs(15);
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
