@@ -8,6 +8,7 @@
 
 mod build;
 mod credentials;
+mod exposition;
 mod gateway;
 pub mod notify;
 mod rounds;

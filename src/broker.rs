@@ -36,6 +36,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use self::router::Link;
+pub use self::router::RouterError;
 use crate::{
     app::Tasks,
     metrics::{Counter, Gauge},

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     api::{self, Audit, Bounds, Health, KeyError, Keys, REQUEST_TIMEOUT, Recorder},
-    broker::{self, Broker},
+    broker::{self, Broker, BrokerMetrics, RouterError},
     cli::exit::Exit,
     clock::{self, Clock},
     command::{Commands, Rules},
@@ -74,6 +74,8 @@ pub enum StartError {
     Http(#[from] HttpError),
     #[error(transparent)]
     Forward(#[from] forward::StartError),
+    #[error(transparent)]
+    Broker(#[from] RouterError),
     #[error("the system refused a thread: {0}; raise the limit on tasks")]
     Thread(io::Error),
 }
@@ -289,7 +291,8 @@ async fn open(config: Config, edges: &Tasks, core: &Tasks) -> Result<(Arc<Gatewa
     };
     let waiting = Arc::clone(&directory);
     let commands = Commands::open(store.clone(), rules, move |id| waiting.commands_waiting(id)).await?;
-    let broker = Broker::start(broker_limits(&config.limits), edges);
+    let broker_metrics = Arc::new(BrokerMetrics::default());
+    let broker = Arc::new(Broker::new(edges, broker_limits(&config.limits), Arc::clone(&broker_metrics))?);
 
     let bound = front::bind(&config.listeners)?;
     let api = match config.api.address {
@@ -317,6 +320,7 @@ async fn open(config: Config, edges: &Tasks, core: &Tasks) -> Result<(Arc<Gatewa
         profiles,
         store_metrics,
         front_metrics,
+        broker_metrics,
     });
     let pending =
         Pending { front: bound, broker, api, control, credentials, audit, recorder, upstreams };

@@ -15,8 +15,9 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::credentials;
+use super::{credentials, exposition};
 use crate::{
+    broker::BrokerMetrics,
     api::{Health, KeyError, Keys, NewKey, Scope, View},
     clock::{Clock, UnixMillis},
     command::Commands,
@@ -67,6 +68,7 @@ pub struct Gateway {
     pub(super) started_at: UnixMillis,
     pub(super) store_metrics: Arc<StoreMetrics>,
     pub(super) front_metrics: Arc<FrontMetrics>,
+    pub(super) broker_metrics: Arc<BrokerMetrics>,
     pub(super) reloading: Mutex<Option<Arc<Reloading>>>,
     pub(super) stop: CancellationToken,
 }
@@ -204,15 +206,19 @@ impl View for Gateway {
     }
 
     fn metrics(&self) -> String {
-        let mut page = Page::new();
-        self.store_metrics.show(&mut page);
-        self.front_metrics.show(&mut page);
-        for (name, running) in &self.upstreams {
-            running.metrics.show(name, &mut page);
-            if let Some(ledger) = self.store.ledger(running.key) {
-                page.ledger(name, &ledger);
-            }
-        }
+        let mut page = Page::default();
+        exposition::store(&mut page, &self.store_metrics);
+        exposition::front(&mut page, &self.front_metrics);
+        exposition::broker(&mut page, &self.broker_metrics);
+        let forward: Vec<_> = self
+            .upstreams
+            .iter()
+            .map(|(name, running)| {
+                let ledger = self.store.ledger(running.key).unwrap_or_default();
+                (name.as_str(), &*running.metrics, ledger)
+            })
+            .collect();
+        exposition::forward(&mut page, &forward);
         page.text()
     }
 }
