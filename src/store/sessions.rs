@@ -617,7 +617,7 @@ pub fn expire(conn: &Connection, now_ms: i64) -> Result<Expired> {
         expired.wills.extend(ended.query_row([key], will_row).optional()?);
         expired.dropped += conn
             .prepare_cached("SELECT dropped FROM session WHERE key = ?1")?
-            .query_row([key], |row| row.get::<_, u64>(0))?;
+            .query_row([key], |row| row.get::<_, u32>(0).map(u64::from))?;
         discard(conn, SessionKey(key))?;
         expired.sessions.push(SessionKey(key));
     }
@@ -631,7 +631,7 @@ pub fn expire(conn: &Connection, now_ms: i64) -> Result<Expired> {
     expired.wills.extend(due);
     expired.dropped += conn
         .prepare_cached("SELECT coalesce(sum(dropped), 0) FROM session WHERE dropped > 0")?
-        .query_row([], |row| row.get::<_, u64>(0))?;
+        .query_row([], |row| row.get::<_, u32>(0).map(u64::from))?;
     conn.prepare_cached("UPDATE session SET dropped = 0 WHERE dropped > 0")?.execute([])?;
     Ok(expired)
 }
