@@ -38,6 +38,7 @@ use tidegate_mqtt::{QoS, topic};
 use tokio::sync::Notify;
 
 use self::router::Link;
+pub use self::router::RouterError;
 use crate::{
     app::Tasks,
     metrics::{Counter, Gauge},
