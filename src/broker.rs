@@ -38,7 +38,7 @@ use tidegate_mqtt::{QoS, topic};
 use tokio::sync::Notify;
 
 use self::router::Link;
-pub use self::router::RouterError;
+pub use self::router::{RouterError, survives_panic_of};
 use crate::{
     app::Tasks,
     metrics::{Counter, Gauge},
@@ -190,7 +190,7 @@ impl Broker {
         tasks: &Tasks,
         limits: Limits,
         metrics: Arc<BrokerMetrics>,
-    ) -> Result<Self, router::RouterError> {
+    ) -> Result<Self, RouterError> {
         let (link, receiver) = router::start()?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
