@@ -236,7 +236,6 @@ async fn replies_to_a_durable_session_survive_both_ends() {
         ("1", 1, false)
     );
     // Announced while connected.
-    let session = session;
     let write = move |conn: &rusqlite::Connection| {
         sessions::enqueue(conn, session, 1, "device/a/response", b"2")
     };

@@ -338,7 +338,7 @@ async fn wills() {
         will: Some(will("home/will")),
         ..Hello::v5(client_id)
     };
-    let mut expect = async |happens: bool, anna: &mut Client| {
+    let expect = async |happens: bool, anna: &mut Client| {
         if happens {
             let message = anna.message().await;
             assert_eq!(message.payload, "gone");
