@@ -510,7 +510,7 @@ mod tests {
             keys.revoke("00000000", NOW).await,
             Err(KeyError::Unknown(_))
         ));
-        let reopened = Keys::open(store).await.unwrap();
+        let reopened = Keys::open(store.clone()).await.unwrap();
         for keys in [&keys, &reopened] {
             assert_eq!(keys.verify(&token, NOW).unwrap_err(), Refusal::Revoked);
         }
@@ -527,7 +527,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_that_makes_no_sense_is_not_made() {
-        let keys = Keys::open(store()).await.unwrap();
+        let store = store();
+        let keys = Keys::open(store.clone()).await.unwrap();
         let sensible = new(&[Scope::Admin]);
         for nonsense in [
             new(&[]),
@@ -559,7 +560,8 @@ mod tests {
 
     #[tokio::test]
     async fn scopes_and_restrictions_are_what_they_say() {
-        let keys = Keys::open(store()).await.unwrap();
+        let store = store();
+        let keys = Keys::open(store.clone()).await.unwrap();
         let (reader, _) = keys.create(new(&[Scope::DeviceRead]), NOW).await.unwrap();
         assert!(reader.allows(Scope::DeviceRead) && !reader.allows(Scope::CommandSend));
         let (admin, _) = keys.create(new(&[Scope::Admin]), NOW).await.unwrap();
