@@ -33,7 +33,10 @@ mod segment;
 mod settled;
 mod writer;
 
+pub mod audit;
 pub mod commands;
+pub mod devices;
+pub mod keys;
 pub mod sessions;
 
 #[cfg(test)]
