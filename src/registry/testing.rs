@@ -18,7 +18,10 @@ use crate::{
     store::{Opened, Options, Store, StoreMetrics},
 };
 
-pub(crate) const RATE: Rate = Rate { per_second: 100, burst: 1_000 };
+pub(crate) const RATE: Rate = Rate {
+    per_second: 100,
+    burst: 1_000,
+};
 
 pub(crate) fn master() -> Arc<MasterKey> {
     Arc::new(MasterKey::new(&[7; 32], &[]))
@@ -42,13 +45,23 @@ pub(crate) fn store() -> TestStore {
         freshness: Duration::from_secs(300),
         max_age: None,
     };
-    let Opened { store, writer, checkpointer } =
-        Store::open(&options, Arc::new(StoreMetrics::default()), UnixMillis(0)).unwrap();
+    let Opened {
+        store,
+        writer,
+        checkpointer,
+    } = Store::open(&options, Arc::new(StoreMetrics::default()), UnixMillis(0)).unwrap();
     let stopping = CancellationToken::new();
     let (one, two) = (stopping.clone(), stopping.clone());
-    let threads =
-        vec![thread::spawn(move || writer.run(&one)), thread::spawn(move || checkpointer.run(&two))];
-    TestStore { store, stopping, threads, _folder: folder }
+    let threads = vec![
+        thread::spawn(move || writer.run(&one)),
+        thread::spawn(move || checkpointer.run(&two)),
+    ];
+    TestStore {
+        store,
+        stopping,
+        threads,
+        _folder: folder,
+    }
 }
 
 impl Deref for TestStore {

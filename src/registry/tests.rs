@@ -3,7 +3,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 use tidegate_wire::{Direction, Draft, MessageId, Payload, Version};
 
 use super::{testing::*, *};
-use crate::config::{Device as Settings, Signing};
+use crate::{
+    config::{Device as Settings, Signing},
+    seal::{self, SealError},
+};
 
 type Fleet = BTreeMap<String, Settings>;
 
