@@ -107,6 +107,17 @@ pub enum ListenerMode {
     Plain,
 }
 
+impl std::fmt::Display for ListenerMode {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::MutualTls => "mutual_tls",
+            Self::ServerTls => "server_tls",
+            Self::Plain => "plain",
+        })
+    }
+}
+
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {

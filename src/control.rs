@@ -8,6 +8,8 @@
 
 pub mod answer;
 mod client;
+mod operations;
+mod problems;
 mod server;
 
 use std::{fmt, future::Future, path::Path, path::PathBuf, pin::Pin};
@@ -15,9 +17,10 @@ use std::{fmt, future::Future, path::Path, path::PathBuf, pin::Pin};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::config;
+use crate::{api::Restriction, config};
 
 pub use client::{CallError, Client};
+pub use operations::{Live, Operations};
 pub use server::{BindError, Socket, serve};
 
 /// Counted up when a request or answer changes its meaning. Both sides say theirs.
@@ -97,7 +100,10 @@ pub enum Request {
     KeyCreate {
         name: String,
         scopes: Vec<String>,
-        devices: Vec<String>,
+        /// Unset: all devices.
+        devices: Option<Restriction>,
+        /// Unset: until it is revoked.
+        valid_seconds: Option<u64>,
     },
     /// [`answer::Keys`]
     KeyList,
@@ -122,8 +128,6 @@ pub enum Request {
     OutboxRetry { filter: OutboxFilter },
     /// Dead letters are given up for good. [`answer::Count`]
     OutboxDrop { filter: OutboxFilter },
-    /// Copies the database, as it is now, to a new file in the state folder. [`answer::Snapshot`]
-    Snapshot,
     /// [`answer::Reloaded`]
     Reload,
 }
@@ -146,6 +150,20 @@ impl Request {
     #[must_use]
     pub fn needs_gateway(&self) -> bool {
         matches!(self, Self::Reload)
+    }
+
+    /// Whether it only looks, so that without any state there is nothing to look at.
+    #[must_use]
+    pub fn only_looks(&self) -> bool {
+        matches!(
+            self,
+            Self::Status { .. }
+                | Self::DeviceList
+                | Self::DeviceShow { .. }
+                | Self::KeyList
+                | Self::CommandStatus { .. }
+                | Self::OutboxList { .. }
+        )
     }
 }
 
@@ -240,9 +258,23 @@ impl Problem {
 pub type Performed<'a> =
     Pin<Box<dyn Future<Output = Result<serde_json::Value, Problem>> + Send + 'a>>;
 
+/// Who asks: the user id of the calling process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Caller(pub u32);
+
+/// As it is written into the audit record.
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("local:root"),
+            user => write!(f, "local:{user}"),
+        }
+    }
+}
+
 /// Carries out requests.
 pub trait Perform: Send + Sync + 'static {
-    fn perform(&self, request: Request) -> Performed<'_>;
+    fn perform(&self, request: Request, caller: Caller) -> Performed<'_>;
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::Restriction;
+
 /// How the gateway is.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Status {
@@ -119,7 +121,12 @@ pub struct Key {
     pub id: String,
     pub name: String,
     pub scopes: Vec<String>,
+    /// Unset: all devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Restriction>,
     pub created_at: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used_at: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -194,12 +201,6 @@ pub struct Parked {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub struct Count {
     pub messages: u64,
-}
-
-/// A complete copy of the database; whoever asked deletes it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Snapshot {
-    pub path: PathBuf,
 }
 
 /// What reading the configuration again came to.

@@ -17,7 +17,7 @@ use tokio::{
 use zeroize::Zeroize as _;
 
 use super::{
-    Call, Code, MAX_REQUEST_BYTES, PROTOCOL, Perform, Problem, Reply, Request, socket_path,
+    Call, Caller, Code, MAX_REQUEST_BYTES, PROTOCOL, Perform, Problem, Reply, Request, socket_path,
 };
 use crate::app::Tasks;
 
@@ -166,7 +166,7 @@ async fn client(stream: UnixStream, user: u32, operations: &dyn Perform) -> io::
         // It may have carried a secret.
         line.zeroize();
         let result = match request {
-            Ok(request) => operations.perform(request).await,
+            Ok(request) => operations.perform(request, Caller(caller)).await,
             Err(problem) => Err(problem),
         };
         answer(&mut write, result).await?;

@@ -18,7 +18,7 @@ use crate::app::Tasks;
 struct Echo;
 
 impl Perform for Echo {
-    fn perform(&self, request: Request) -> Performed<'_> {
+    fn perform(&self, request: Request, _: Caller) -> Performed<'_> {
         Box::pin(async move {
             match request {
                 Request::KeyRevoke { id } => Err(Problem::new(

@@ -10,7 +10,9 @@ use crate::{command::Prepared, registry::Device};
 /// Takes what waits for the device, signs it now and notes it as sent, in that order: a command noted
 /// as sent that was not is sent again on the next connection.
 pub(super) async fn fetch(shared: &Arc<Shared>, device: &Device) -> Vec<(MessageId, Prepared)> {
-    let Ok(now) = shared.clock.now() else { return Vec::new() };
+    let Ok(now) = shared.clock.now() else {
+        return Vec::new();
+    };
     let fetched = async {
         let mut prepared = Vec::new();
         for pending in shared.commands.pending(device.key, now).await? {
