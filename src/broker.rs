@@ -13,6 +13,7 @@
 //! - It never frees what it knows of topics and filters, so it is replaced when that passes a bound
 //!   ([`Limits::router_topics`], [`Limits::router_filters`]), and when it panics.
 //!
+//! A client gets what it is subscribed to once, in the order it was published.
 //! What is published is matched with the subscriptions made before it. Everything is best effort
 //! beyond a client's own queue: durability is for the front and the store.
 
@@ -33,6 +34,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tidegate_mqtt::{QoS, topic};
 use tokio::sync::Notify;
 
 use self::router::Link;
@@ -50,7 +52,7 @@ pub struct Routed {
     pub topic: Arc<str>,
     pub payload: Bytes,
     /// The publisher's.
-    pub qos: u8,
+    pub qos: QoS,
     pub retain: bool,
     /// MQTT 5 properties, encoded by whoever published and decoded by whoever receives.
     pub properties: Bytes,
@@ -58,18 +60,17 @@ pub struct Routed {
 
 /// A subscriber's end.
 pub trait Sink: Send + Sync {
-    /// Takes a message that matched `filter`, which is one of its own; once per matching filter.
-    /// Must neither block nor call the broker.
-    fn receive(&self, filter: &str, message: &Routed);
+    /// Takes a message that matches what it is subscribed to; once, however many filters match. Must
+    /// neither block nor call the broker.
+    fn receive(&self, routed: Routed);
 }
 
 /// Bounds, all of them counted when they are met.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Filters of one client.
+    /// Filters of one client; a backstop, the front has its own limit. (It also limits the distinct
+    /// topics that one identity may publish to.)
     pub filters_per_client: usize,
-    /// Distinct topics one client may publish to while it is attached.
-    pub topics_per_client: usize,
     /// Distinct filters in all.
     pub filters: usize,
     /// Messages and their payload bytes waiting for the router.
@@ -84,8 +85,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            filters_per_client: 64,
-            topics_per_client: 256,
+            filters_per_client: 1_024,
             filters: 4_096,
             queued_messages: 8_192,
             queued_bytes: 8 * 1024 * 1024,
@@ -95,39 +95,17 @@ impl Default for Limits {
     }
 }
 
-/// Why a subscription was not made.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum SubscribeError {
-    #[error("the topic filter is not valid, or a shared subscription")]
-    Invalid,
-    #[error("this client has too many subscriptions; raise limits.subscriptions")]
-    TooMany,
-    #[error("there are too many different subscriptions on free topics")]
-    Full,
-    #[error("this client is not attached")]
-    Detached,
-}
-
-/// Why a message was not taken.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum PublishError {
-    #[error("the topic is empty or holds a wildcard")]
-    Invalid,
-    #[error("this client publishes to too many different topics; raise limits.topics_per_identity")]
-    TooManyTopics,
-    #[error("too many messages are waiting; try again")]
-    Busy,
-}
-
 /// Plain atomics.
 #[derive(Debug, Default)]
 pub struct BrokerMetrics {
     pub published: Counter,
     /// Copies handed to subscribers.
     pub delivered: Counter,
-    /// Publishes refused because too much was waiting, and those lost with a router that panicked.
+    /// Publishes not taken because too much was waiting, and those lost with a router that panicked.
     pub refused: Counter,
     pub lost: Counter,
+    /// Subscriptions not made because of a limit.
+    pub refused_filters: Counter,
     pub clients: Gauge,
     pub filters: Gauge,
     /// Routers replaced after a panic, and because of what they never free.
@@ -146,8 +124,6 @@ struct Filter {
 struct Client {
     sink: Arc<dyn Sink>,
     filters: HashSet<Arc<str>>,
-    /// Hashes of the topics it has published to.
-    topics: HashSet<u64>,
 }
 
 /// What waits for the router, in the order it was asked for.
@@ -242,7 +218,6 @@ impl Broker {
         let client = Client {
             sink,
             filters: HashSet::new(),
-            topics: HashSet::new(),
         };
         state.clients.insert(id, client);
         self.shared.count(&state);
@@ -261,32 +236,33 @@ impl Broker {
         self.shared.feed(&mut state);
     }
 
-    /// Subscribes; what is published from now on and matches goes to the client's sink. True if it is
-    /// new to this client.
-    ///
-    /// # Errors
-    /// [`SubscribeError`].
-    pub fn subscribe(&self, id: u64, text: &str) -> Result<bool, SubscribeError> {
+    /// Subscribes; what is published from now on and matches goes to the client's sink. False if it is
+    /// not attached, the filter is not valid or a shared one, or a limit is reached.
+    pub fn subscribe(&self, id: u64, text: &str) -> bool {
         if !filter::is_valid(text) {
-            return Err(SubscribeError::Invalid);
+            return false;
         }
         let mut state = self.shared.lock();
         let state = &mut *state;
-        let client = state.clients.get_mut(&id).ok_or(SubscribeError::Detached)?;
+        let Some(client) = state.clients.get_mut(&id) else {
+            return false;
+        };
         if client.filters.contains(text) {
-            return Ok(false);
+            return true;
         }
-        if client.filters.len() >= self.shared.limits.filters_per_client {
-            return Err(SubscribeError::TooMany);
+        let limits = &self.shared.limits;
+        let known = state.filters.get(text);
+        if client.filters.len() >= limits.filters_per_client
+            || (known.is_none() && state.filters.len() >= limits.filters)
+        {
+            self.shared.metrics.refused_filters.increment();
+            return false;
         }
         let subscriber = (id, Arc::clone(&client.sink));
-        if let Some(known) = state.filters.get(text) {
+        if let Some(known) = known {
             client.filters.insert(Arc::clone(&known.text));
             write(&known.subscribers).push(subscriber);
-            return Ok(true);
-        }
-        if state.filters.len() >= self.shared.limits.filters {
-            return Err(SubscribeError::Full);
+            return true;
         }
         let text: Arc<str> = Arc::from(text);
         client.filters.insert(Arc::clone(&text));
@@ -308,7 +284,7 @@ impl Broker {
         state.queue.push_back(Command::Subscribe(known));
         self.shared.count(state);
         self.shared.feed(state);
-        Ok(true)
+        true
     }
 
     /// Ends a subscription; true if there was one.
@@ -327,44 +303,50 @@ impl Broker {
         true
     }
 
-    /// Publishes to whoever is subscribed. Never blocks.
-    ///
-    /// # Errors
-    /// [`PublishError`]; after [`PublishError::Busy`], [`Broker::room`] tells when to try again.
-    pub fn publish(&self, message: Routed) -> Result<(), PublishError> {
-        if !filter::is_topic(&message.topic) {
-            return Err(PublishError::Invalid);
+    /// Publishes to whoever is subscribed. Never blocks. False if it was not taken: the topic is not
+    /// valid, or too much is waiting, and then [`Broker::room`] tells when to try again.
+    pub fn publish(
+        &self,
+        from: u64,
+        topic: &str,
+        payload: Bytes,
+        qos: QoS,
+        retain: bool,
+        properties: Bytes,
+    ) -> bool {
+        if !topic::valid_name(topic) {
+            return false;
         }
-        let hash = self.shared.hasher.hash_one(&*message.topic);
-        let limits = &self.shared.limits;
         let mut state = self.shared.lock();
         let state = &mut *state;
-        if let Some(client) = state.clients.get_mut(&message.from)
-            && !client.topics.contains(&hash)
-        {
-            if client.topics.len() >= limits.topics_per_client {
-                return Err(PublishError::TooManyTopics);
-            }
-            client.topics.insert(hash);
-        }
         self.shared.metrics.published.increment();
         if state.filters.is_empty() {
-            return Ok(());
+            return true;
         }
+        let limits = &self.shared.limits;
         if state.queued_messages >= limits.queued_messages
             || state.queued_bytes >= limits.queued_bytes
         {
             self.shared.metrics.refused.increment();
-            return Err(PublishError::Busy);
+            return false;
         }
         state.queued_messages += 1;
-        state.queued_bytes += message.payload.len();
+        state.queued_bytes += payload.len();
+        let topic = Arc::from(topic);
+        let message = Routed {
+            from,
+            topic,
+            payload,
+            qos,
+            retain,
+            properties,
+        };
         state.queue.push_back(Command::Publish(message));
         self.shared.feed(state);
-        Ok(())
+        true
     }
 
-    /// Waits until there is room again after [`PublishError::Busy`].
+    /// Waits until there is room again after [`Broker::publish`] took nothing.
     pub async fn room(&self) {
         loop {
             let notified = self.shared.room.notified();
@@ -375,10 +357,14 @@ impl Broker {
         }
     }
 
-    /// Whether anybody is subscribed to this contract topic (`device/…`). Nearly free while nobody
-    /// has a filter that could match one.
+    /// Whether anybody may be subscribed to this topic: for contract topics (`device/…`) exactly, and
+    /// nearly free while nobody has a filter that could match one; for others whether there are
+    /// subscriptions at all, which the router then matches.
     #[must_use]
     pub fn wants(&self, topic: &str) -> bool {
+        if !topic.starts_with(filter::CONTRACT) {
+            return self.shared.metrics.filters.get() > 0;
+        }
         if self.shared.contract_count.load(Ordering::Acquire) == 0 {
             return false;
         }
@@ -387,7 +373,7 @@ impl Broker {
             .contract
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        contract.iter().any(|filter| filter::matches(filter, topic))
+        contract.iter().any(|filter| topic::matches(filter, topic))
     }
 }
 

@@ -27,15 +27,15 @@
 
 pub mod api;
 pub mod app;
-// pub mod broker;
-// pub mod cli;
+pub mod broker;
+pub mod cli;
 pub mod clock;
 pub mod command;
 pub mod config;
 pub mod control;
 pub mod envelope;
 pub mod forward;
-// pub mod front;
+pub mod front;
 pub mod metrics;
 pub mod outbox;
 pub mod pki;

@@ -9,7 +9,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Command, Filter, Routed, Shared, filter,
+    Command, Filter, Routed, Shared, Sink, filter,
     router::{self, Came, Receiver},
 };
 
@@ -22,7 +22,8 @@ const QUIET: u8 = 2;
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Copies of one batch held to be put in order. More than this, which takes hundreds of filters that
-/// match everything, go out as they come: in order per filter, no longer across filters.
+/// match everything, go out as they come: in order per filter, no longer across filters, and a
+/// client whose filters overlap may get a message twice.
 const MAX_HELD: usize = 65_536;
 
 /// That a message of the batch, by its index, matched a filter, by its number.
@@ -86,21 +87,38 @@ fn deliver(shared: &Shared, messages: &[Routed], held: &mut Vec<Match>) {
             .map(|(_, number)| state.by_number.get(number).cloned())
             .collect()
     };
-    for ((index, _), known) in held.drain(..).zip(known) {
-        let (Some(message), Some(known)) = (messages.get(index), known) else {
+    let mut subscribers: Vec<(u64, Arc<dyn Sink>)> = Vec::new();
+    let mut matched = held.drain(..).zip(known).peekable();
+    while let Some(((index, _), known)) = matched.next() {
+        let Some(message) = messages.get(index) else {
             continue;
         };
-        if filter::hidden(&known.text, &message.topic) {
-            continue;
+        let last = matched.peek().is_none_or(|((next, _), _)| *next != index);
+        if let Some(known) = known
+            && !filter::hidden(&known.text, &message.topic)
+        {
+            let of_filter = known
+                .subscribers
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            if last && subscribers.is_empty() {
+                for (_, sink) in of_filter.iter() {
+                    sink.receive(message.clone());
+                }
+                copies += of_filter.len();
+                continue;
+            }
+            subscribers.extend(of_filter.iter().cloned());
         }
-        let subscribers = known
-            .subscribers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        for (_, sink) in subscribers.iter() {
-            sink.receive(&known.text, message);
+        if last {
+            // Several filters matched: once to each client.
+            subscribers.sort_unstable_by_key(|(id, _)| *id);
+            subscribers.dedup_by_key(|(id, _)| *id);
+            copies += subscribers.len();
+            for (_, sink) in subscribers.drain(..) {
+                sink.receive(message.clone());
+            }
         }
-        copies += subscribers.len();
     }
     shared
         .metrics
