@@ -37,8 +37,9 @@ use bytes::Bytes;
 use tidegate_mqtt::{QoS, topic};
 use tokio::sync::Notify;
 
+pub use self::router::{RouterError, survives_panic_of};
+
 use self::router::Link;
-pub use self::router::RouterError;
 use crate::{
     app::Tasks,
     metrics::{Counter, Gauge},
@@ -185,12 +186,12 @@ impl Broker {
     /// Starts the router and the one task that drains it; it ends when `tasks` is stopped.
     ///
     /// # Errors
-    /// [`router::RouterError`] when the router does not start.
+    /// [`RouterError`] when the router does not start.
     pub fn new(
         tasks: &Tasks,
         limits: Limits,
         metrics: Arc<BrokerMetrics>,
-    ) -> Result<Self, router::RouterError> {
+    ) -> Result<Self, RouterError> {
         let (link, receiver) = router::start()?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {

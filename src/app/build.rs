@@ -388,7 +388,6 @@ fn broker_limits(limits: &config::Limits) -> broker::Limits {
     let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     broker::Limits {
         filters_per_client: count(limits.subscriptions),
-        topics_per_client: count(limits.topics_per_identity),
         ..broker::Limits::default()
     }
 }

@@ -75,6 +75,14 @@ pub(super) fn start() -> Result<(Link, Receiver), RouterError> {
     Ok((Link { tx }, Receiver { rx }))
 }
 
+/// Whether a panic of the thread with this name is no reason to end the gateway: the router's, which
+/// is replaced. A router that is replaced for its memory ends in a panic too.
+#[must_use]
+pub fn survives_panic_of(thread: &str) -> bool {
+    // `Router::spawn` names its thread after the router's id.
+    thread == "router-0"
+}
+
 /// What a message on this topic counts in the router's log.
 pub(super) fn size(topic: &str) -> usize {
     4 + topic.len() + TOKEN_BYTES
