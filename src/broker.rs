@@ -207,7 +207,7 @@ impl Broker {
         });
         let (draining, stopping) = (Arc::clone(&shared), tasks.stopping());
         tasks.spawn("broker", async move {
-            fanout::run(&draining, receiver, stopping).await
+            fanout::run(&draining, receiver, stopping).await;
         });
         Ok(Self { shared })
     }
