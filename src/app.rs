@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 pub use build::{App, StartError};
-pub use gateway::{Gateway, Handle};
+pub use gateway::{EnrolError, Gateway, Handle};
 pub use tasks::{Ended, Tasks};
 
 use crate::{

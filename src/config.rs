@@ -244,6 +244,25 @@ pub struct HttpUpstream {
     pub events: bool,
 }
 
+impl HttpUpstream {
+    /// A backend at `url` with everything else as it is by default.
+    #[must_use]
+    pub fn to(url: String) -> Self {
+        Self {
+            url,
+            ca_file: None,
+            client_certificate_file: None,
+            client_key_file: None,
+            bearer_token_file: None,
+            timeout: defaults::upstream_timeout(),
+            workers: defaults::upstream_workers(),
+            retry_min: defaults::retry_min(),
+            retry_max: defaults::retry_max(),
+            events: false,
+        }
+    }
+}
+
 /// One declared device.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]

@@ -385,11 +385,8 @@ async fn upstreams(config: &Config, store: &Store) -> Result<Upstreams, StartErr
 }
 
 fn broker_limits(limits: &config::Limits) -> broker::Limits {
-    let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-    broker::Limits {
-        filters_per_client: count(limits.subscriptions),
-        ..broker::Limits::default()
-    }
+    let filters_per_client = usize::try_from(limits.subscriptions).unwrap_or(usize::MAX);
+    broker::Limits { filters_per_client, ..broker::Limits::default() }
 }
 
 fn listeners(front: &[front::Bound], api: Option<&TcpListener>) -> Vec<Listener> {

@@ -40,7 +40,7 @@ pub(super) fn open(
     let profiles = profiles(settings)?;
     let hosts = settings.hosts.iter().map(|name| Host::parse(name)).collect::<Result<Vec<_>, _>>()?;
     if !dir.is_initialised() {
-        let mut all = Host::defaults(&hostname());
+        let mut all = Host::defaults(Some(&hostname()));
         all.extend(hosts);
         let made = pki::init(dir, &profiles, AUTHORITY, &all, false, now)?;
         tracing::info!(root = %made.root, path = %dir.path().display(), "made a certificate authority: there was none");

@@ -101,7 +101,7 @@ impl Gateway {
         format!("ready: {} devices, {upstreams}, listening on {}", self.registry.len(), listeners.join(", "))
     }
 
-    fn config(&self) -> Config {
+    pub(super) fn config(&self) -> Config {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -279,11 +279,11 @@ impl Handle {
         let (now, time) = (self.0.clock.unchecked_now(), OffsetDateTime::now_utc());
         let issued = pki::issue_device(&self.0.pki, &self.0.profiles, &request, time)?;
         let registry = &self.0.registry;
+        let secret = issued.bundle.secret.as_ref().map(|secret| secret.as_bytes());
         if registry.get(&known).is_none() {
-            registry.add(known, &config::Device::default(), now).await?;
-        }
-        if let Some(secret) = &issued.bundle.secret {
-            registry.set_secret(&known, secret.as_bytes(), now).await?;
+            registry.add(known, &config::Device::default(), secret, now).await?;
+        } else if let Some(secret) = secret {
+            registry.set_secret(&known, secret, now).await?;
         }
         issued.bundle.write_folder(folder, true)?;
         Ok(issued.bundle)

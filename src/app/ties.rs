@@ -28,7 +28,8 @@ impl Debts for Owed {
     }
 
     fn settle(&self, settled: &[Settled]) -> Result<Vec<Option<i64>>, StoreError> {
-        self.store.settle_blocking(self.upstream, settled.to_vec())
+        let ids = self.store.settle_blocking(self.upstream, settled.to_vec())?;
+        Ok(ids.into_iter().map(|id| (id != 0).then_some(id)).collect())
     }
 
     fn parked(&self, device: DeviceKey, limit: usize) -> Result<Vec<Message>, StoreError> {

@@ -29,6 +29,16 @@ const TOKEN_BYTES: usize = 4;
 /// topic with what filters it has, and [`Link::retire`] needs it to.
 const PLACEHOLDER: &str = "\u{1}";
 
+/// Whether a panic of the thread with this name is the router's, which is replaced. The number is one
+/// that nothing else has: rumqttd names its thread after it.
+#[must_use]
+pub fn survives_panic_of(thread: &str) -> bool {
+    thread == THREAD
+}
+
+const ROUTER: usize = 7_331;
+const THREAD: &str = "router-7331";
+
 /// The router could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("the router for free topics did not start ({0}); restart the gateway")]
@@ -76,17 +86,9 @@ pub(super) fn start() -> Result<(Link, Receiver), RouterError> {
         initialized_filters: Some(vec![PLACEHOLDER.to_owned()]),
         ..RouterConfig::default()
     };
-    let router = Router::new(0, config).spawn();
+    let router = Router::new(ROUTER, config).spawn();
     let (tx, rx, _) = LinkBuilder::new("tidegate", router).build()?;
     Ok((Link { tx }, Receiver { rx }))
-}
-
-/// Whether a panic of the thread with this name is no reason to end the gateway: the router's, which
-/// is replaced. A router that is replaced for its memory ends in a panic too.
-#[must_use]
-pub fn survives_panic_of(thread: &str) -> bool {
-    // `Router::spawn` names its thread after the router's id.
-    thread == "router-0"
 }
 
 /// What a message on this topic counts in the router's log.

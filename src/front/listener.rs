@@ -66,6 +66,11 @@ impl Bound {
         &self.name
     }
 
+    #[must_use]
+    pub fn mode(&self) -> ListenerMode {
+        self.config.mode
+    }
+
     /// The address it has, with the port the system chose if none was given.
     ///
     /// # Errors
