@@ -23,7 +23,10 @@ pub fn eventually<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Opti
         if let Some(value) = done() {
             return value;
         }
-        assert!(Instant::now() < deadline, "waited {limit:?} in vain for {what}");
+        assert!(
+            Instant::now() < deadline,
+            "waited {limit:?} in vain for {what}"
+        );
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -32,5 +35,8 @@ pub const SOON: Duration = Duration::from_secs(15);
 
 /// Seconds since 1970.
 pub fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
 }
