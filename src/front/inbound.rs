@@ -16,7 +16,6 @@ use super::{
     directory::Principal,
     free::{Plan, route},
     message::{Message, Source, forwarded},
-    rate::Rate,
     session::Inbound,
     stage::Deferred,
 };
@@ -119,10 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// not read from until a tenth of its burst is there again.
     #[inline]
     fn rate_limit(&mut self, tick: u64) {
-        let rate = match &self.device {
-            Some(device) => Rate::new(device.rate.per_second, device.rate.burst),
-            None => self.shared.operator_rate,
-        };
+        let rate = self.rate;
         if self.traffic.bucket.take(rate, tick) {
             self.over_rate = 0;
             return;
@@ -144,12 +140,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         now: UnixMillis,
         tick: u64,
     ) {
-        let device = self.device.clone();
-        let context = match self.context(device.as_deref(), kind, now) {
-            Some(context) => context,
+        // Put back below: cheaper than counting another owner for every message.
+        let device = self.device.take();
+        let judged = match self.context(device.as_deref(), kind, now) {
+            Some(context) => envelope::verify(publish.payload, &context),
             None => return self.reject(publish, Reason::UnknownDevice, None, tick),
         };
-        match envelope::verify(publish.payload, &context) {
+        match judged {
             Ok(verified) => {
                 if let Some(device) = &device {
                     device.note_accepted(verified.version(), now);
@@ -159,15 +156,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
             Err(refused) => self.reject(publish, refused.reason, refused.message_id, tick),
         }
+        self.device = device;
     }
 
     fn take_raw(&mut self, publish: &Publish<'_>, topic: &str, now: UnixMillis, tick: u64) {
-        let device = self.device.clone();
-        let context = match self.context(device.as_deref(), Kind::Data, now) {
-            Some(context) => context,
+        let device = self.device.take();
+        let judged = match self.context(device.as_deref(), Kind::Data, now) {
+            Some(context) => {
+                envelope::accept_unsigned(publish.payload, &context, random_message_id())
+            }
             None => return self.reject(publish, Reason::UnknownDevice, None, tick),
         };
-        match envelope::accept_unsigned(publish.payload, &context, random_message_id()) {
+        match judged {
             Ok(verified) => {
                 if let Some(device) = &device {
                     device.note_accepted(None, now);
@@ -179,6 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
             Err(refused) => self.reject(publish, refused.reason, refused.message_id, tick),
         }
+        self.device = device;
     }
 
     fn context<'c>(
