@@ -389,7 +389,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
         }
         self.blocked_since = None;
-        if self.out.capacity() > SMALL_READ {
+        // A busy peer's next acknowledgements use it again.
+        if !self.busy {
             self.out = BytesMut::new();
         }
         if waited {

@@ -89,11 +89,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     #[inline]
     fn classify(&self, topic: &str) -> Class {
-        let Some(device) = &self.device else {
-            return match operator_may_publish(topic) {
-                true => Class::Free,
-                false => Class::Denied,
-            };
+        let device = match (&self.live.principal, &self.device) {
+            (Principal::Device(_), Some(device)) => device,
+            // Gone from the registry: whoever it is has no rights, and certainly not an operator's.
+            (Principal::Device(_), None) => return Class::Denied,
+            (Principal::Operator(_), _) if operator_may_publish(topic) => return Class::Free,
+            (Principal::Operator(_), _) => return Class::Denied,
         };
         // Nearly every message is telemetry of a device that signs.
         if device.signing != Signing::None
