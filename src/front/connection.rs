@@ -19,6 +19,7 @@
 //! identity, so that a fleet comes back spread out rather than at once.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -40,6 +41,7 @@ use tokio::{
 use super::{
     Shared, Why,
     directory::{Live, Owner, Principal, Traffic, Turn},
+    free::route,
     mailbox::Signals,
     message::Message,
     metrics::{Dropped, Ended},
@@ -141,6 +143,8 @@ enum Done {
     Page(Result<Vec<Waiting>, StoreError>),
     Commands(Vec<(MessageId, Prepared)>),
     Told(Result<(), StoreError>),
+    /// The broker has room again.
+    Room,
 }
 
 type Side = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -205,6 +209,9 @@ pub(super) struct Connection<S> {
     commands_reading: bool,
     /// More came while they were being fetched.
     commands_unread: bool,
+    /// Acknowledged messages the broker has no room for yet: nothing more is read meanwhile.
+    pub(super) unrouted: VecDeque<Message>,
+    awaiting_room: bool,
     pub(super) attached: bool,
     last_read: Instant,
     blocked_since: Option<Instant>,
@@ -263,6 +270,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             queue_after: 0,
             commands_reading: false,
             commands_unread: false,
+            unrouted: VecDeque::new(),
+            awaiting_room: false,
             attached: false,
             last_read: now,
             blocked_since: None,
@@ -275,9 +284,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     async fn serve(&mut self) -> End {
         self.resubscribe();
-        // Somebody newer may have come between our turn and being seen.
+        // What happened between our turn and being seen was signalled to nobody.
         if self.turn.as_ref().is_some_and(Turn::is_superseded) {
             return Why::TakenOver.into();
+        }
+        if self.shared.stopping.is_cancelled() {
+            return Why::Stopping.into();
+        }
+        if let Err(end) = self.recheck() {
+            return end;
         }
         self.fetch_commands();
         if let Err(end) = self.read_burst() {
@@ -382,7 +397,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     fn may_read(&self) -> bool {
-        self.paused_until.is_none() && self.out.len() < OUT_BLOCKED && self.pipeline.has_room()
+        self.paused_until.is_none()
+            && self.out.len() < OUT_BLOCKED
+            && self.unrouted.is_empty()
+            && self.pipeline.has_room()
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -553,6 +571,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 }
             }
             Done::Told(Ok(())) => {}
+            Done::Room => {
+                self.awaiting_room = false;
+                self.route_rest();
+                return self.buffered_burst();
+            }
             Done::Page(Err(error)) | Done::Told(Err(error)) => return self.refused(error.into()),
         }
         Ok(())
@@ -763,6 +786,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 self.submit();
             }
         }
+        if !self.unrouted.is_empty() && !self.awaiting_room {
+            self.awaiting_room = true;
+            let broker = self.shared.broker.clone();
+            self.side.push(Box::pin(async move {
+                broker.room().await;
+                Done::Room
+            }));
+        }
         if let Some(session) = self.live.session
             && self.queue_unread
             && !self.queue_reading
@@ -777,6 +808,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 };
                 Done::Page(store.read(page).await)
             }));
+        }
+    }
+
+    /// Gives the broker what it had no room for, in order.
+    fn route_rest(&mut self) {
+        let now = self.shared.clock.unchecked_now();
+        while let Some(message) = self.unrouted.front() {
+            if !route(&self.shared, message, now) {
+                return;
+            }
+            self.unrouted.pop_front();
         }
     }
 
@@ -856,6 +898,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         for side in std::mem::take(&mut self.side) {
             let _ = side.await;
         }
+        self.route_rest();
+        let left = self.unrouted.len() as u64;
+        self.shared.metrics.dropped(Dropped::QueueFull).add(left);
+        self.unrouted.clear();
     }
 
     async fn close_session(mut self, publish_will: bool) {

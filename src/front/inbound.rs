@@ -325,6 +325,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                         Some(Verdict::Stored(_)) => {
                             accepted += 1;
                             if let Some(copy) = copy {
+                                // A copy for who looks on: without room there is none.
                                 route(&self.shared, &copy, self.shared.clock.unchecked_now());
                             }
                             None
@@ -350,7 +351,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     self.refuse(id, qos, reason);
                 }
                 Deferred::Routed(plan) => {
-                    plan.finish(&self.shared, self.shared.clock.unchecked_now());
+                    let now = self.shared.clock.unchecked_now();
+                    let waiting = plan.finish(&self.shared, now);
+                    // QoS 0 is not worth waiting for.
+                    self.unrouted
+                        .extend(waiting.filter(|left| left.qos > QoS::AtMostOnce));
                 }
                 Deferred::Answer { id, qos, reason } => {
                     let (session, out) = self.output();

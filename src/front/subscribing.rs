@@ -33,7 +33,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             .map(|subscription| subscription.filter.clone())
             .collect();
         for filter in filters {
-            self.join(&filter);
+            // Without room at the broker, what is queued on disk still arrives.
+            if !self.join(&filter) {
+                tracing::warn!(
+                    identity = %self.live.principal, %filter, "a subscription found no room again"
+                );
+            }
         }
         self.note_reply();
     }
@@ -55,8 +60,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 retain_as_published: wanted.retain_as_published,
                 identifier,
             };
+            if !self.join(wanted.filter) {
+                self.shared.metrics.subscribe_denied.increment();
+                codes.push(ReasonCode::QuotaExceeded.as_u8());
+                continue;
+            }
             let new = self.session.subscriptions.insert(subscription.clone());
-            self.join(wanted.filter);
             let send = match wanted.retain_handling {
                 RetainHandling::Send => true,
                 RetainHandling::SendIfNew => new,
@@ -129,9 +138,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     /// Subscribes at the broker, unless only the gateway itself publishes on what the filter names.
-    fn join(&mut self, filter: &str) {
+    /// False if the broker has no room for another filter.
+    fn join(&mut self, filter: &str) -> bool {
         if !self.is_shared_with_others(filter) {
-            return;
+            return true;
         }
         if !self.attached {
             let sink: Arc<dyn Sink> = Arc::new(LiveSink {
@@ -141,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             self.shared.broker.attach(self.live.number, sink);
             self.attached = true;
         }
-        self.shared.broker.subscribe(self.live.number, filter);
+        self.shared.broker.subscribe(self.live.number, filter)
     }
 
     fn is_shared_with_others(&self, filter: &str) -> bool {
