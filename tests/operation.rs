@@ -335,12 +335,10 @@ fn an_operator_watches_accepted_telemetry_and_devices_on_free_topics_talk() {
         folder.to_str().unwrap(),
     ]);
     for (from, to) in [
-        ("operator.crt", "device.crt"),
-        ("operator.key", "device.key"),
+        ("dashboard.crt", "device.crt"),
+        ("dashboard.key", "device.key"),
     ] {
-        if folder.join(from).exists() {
-            fs::copy(folder.join(from), folder.join(to)).unwrap();
-        }
+        fs::copy(folder.join(from), folder.join(to)).unwrap();
     }
     let everything = Subscriber::start(&gateway, &folder, "#", &["-v"]);
     let message = envelope("sensor_001", r#"{"temperature":1}"#);

@@ -326,7 +326,7 @@ fn a_stranger_does_not_get_in() {
         "--out",
         gateway.setup.path("ghost").to_str().unwrap(),
     ]);
-    gateway.run(&["device", "remove", "ghost", "--yes"]);
+    gateway.run(&["device", "remove", "ghost"]);
     assert!(
         Client::try_connect(
             gateway.mqtt(),

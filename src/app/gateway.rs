@@ -98,7 +98,11 @@ impl Gateway {
             1 => "1 upstream".to_owned(),
             count => format!("{count} upstreams"),
         };
-        format!("ready: {} devices, {upstreams}, listening on {}", self.registry.len(), listeners.join(", "))
+        let devices = match self.registry.len() {
+            1 => "1 device".to_owned(),
+            count => format!("{count} devices"),
+        };
+        format!("ready: {devices}, {upstreams}, listening on {}", listeners.join(", "))
     }
 
     pub(super) fn config(&self) -> Config {

@@ -101,6 +101,8 @@ pub fn mosquitto_pub_with(
 pub struct Subscriber {
     child: Child,
     lines: Receiver<String>,
+    /// Messages that came before the subscription was confirmed: what a session had kept.
+    early: std::cell::RefCell<std::collections::VecDeque<String>>,
 }
 
 impl Subscriber {
@@ -122,14 +124,33 @@ impl Subscriber {
                 let _ = sender.send(line);
             }
         });
-        let subscriber = Self { child, lines };
-        subscriber.line_where(|line| line.contains("Subscribed"));
-        subscriber
+        let subscriber = Self {
+            child,
+            lines,
+            early: Default::default(),
+        };
+        loop {
+            let line = subscriber.line();
+            if line.contains("Subscribed") {
+                return subscriber;
+            }
+            if !line.starts_with("Client ") {
+                subscriber.early.borrow_mut().push_back(line);
+            }
+        }
     }
 
     /// The next message: a line that is not one of mosquitto's own about packets.
     pub fn message(&self) -> String {
-        self.line_where(|line| !line.starts_with("Client ") && !line.contains("Subscribed"))
+        if let Some(early) = self.early.borrow_mut().pop_front() {
+            return early;
+        }
+        loop {
+            let line = self.line();
+            if !line.starts_with("Client ") && !line.contains("Subscribed") {
+                return line;
+            }
+        }
     }
 
     /// No message arrives for a while.
@@ -157,16 +178,10 @@ impl Subscriber {
         false
     }
 
-    fn line_where(&self, wanted: impl Fn(&str) -> bool) -> String {
-        loop {
-            let line = self
-                .lines
-                .recv_timeout(super::SOON)
-                .expect("mosquitto_sub to print a line");
-            if wanted(&line) {
-                return line;
-            }
-        }
+    fn line(&self) -> String {
+        self.lines
+            .recv_timeout(super::SOON)
+            .expect("mosquitto_sub to print a line")
     }
 }
 

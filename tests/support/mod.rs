@@ -1,6 +1,11 @@
 //! What the user stories share: the real daemon in a folder of its own, a backend, and the clients
 //! that users have (mosquitto, paho-mqtt, openssl, curl).
-#![allow(dead_code, reason = "every story uses a part of this")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "every story is a crate of its own and uses a part of this"
+)]
 
 pub mod backend;
 pub mod clients;
