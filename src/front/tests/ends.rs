@@ -204,7 +204,9 @@ async fn who_does_not_read_loses_messages_not_the_gateway_its_memory() {
     }
     let dropped = || {
         let metrics = &world.shared.metrics;
-        metrics.dropped(super::super::metrics::Dropped::QueueFull).get()
+        metrics
+            .dropped(super::super::metrics::Dropped::QueueFull)
+            .get()
     };
     // The broker hands on at its own pace.
     for _ in 0..500 {
