@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+pub(crate) use build::start_store;
 pub use build::{App, StartError};
 pub use gateway::{EnrolError, Gateway, Handle};
 pub use tasks::{Ended, Tasks};

@@ -5,6 +5,7 @@
 
 mod check;
 mod check_devices;
+mod check_upstreams;
 mod document;
 mod files;
 mod finding;

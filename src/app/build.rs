@@ -38,12 +38,9 @@ use crate::{
     pki::{Credentials, CredentialsError, PkiDir, PkiError},
     registry::{self, Rate, Registry, RegistryError},
     seal,
-    store::{Checkpointer, OpenError, Opened, Options, Store, StoreError, StoreMetrics, Wanted, Writer},
+    store::{Checkpointer, DATABASE, OpenError, Opened, Options, Store, StoreError, StoreMetrics, Wanted, Writer},
     trace,
 };
-
-/// The database's name in the state folder.
-pub const DATABASE: &str = "tidegate.db";
 
 /// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]

@@ -54,6 +54,9 @@ pub use metrics::StoreMetrics;
 pub use open::{Opened, Options};
 pub use writer::Writer;
 
+/// The database's name in the state folder.
+pub const DATABASE: &str = "tidegate.db";
+
 /// Position of an accepted message in the log: 1, 2, 3 … in the order of commits.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Seq(pub u64);
