@@ -45,6 +45,7 @@ use super::{
     mailbox::Signals,
     message::Message,
     metrics::{Dropped, Ended},
+    rate::Rate,
     session::{Breach, Received, Release, Session},
     stage::{Burst, Completed, Deferred, Pipeline, Refusal},
 };
@@ -191,6 +192,8 @@ pub(super) struct Connection<S> {
     pub(super) device: Option<Arc<Device>>,
     pub(super) data_topic: Option<TopicBuf>,
     pub(super) traffic: Arc<Traffic>,
+    /// What the bucket in `traffic` allows.
+    pub(super) rate: Rate,
     certificate: Option<Certificate>,
     pub(super) expiry: u32,
     will: Option<StoredWill>,
@@ -224,14 +227,18 @@ pub(super) struct Connection<S> {
 }
 
 /// Runs a connection until it ends; when this returns nothing of it is left to do.
-pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(opened: Opened<S>) {
-    let mut connection = Connection::new(opened);
+///
+/// Boxed, and its end as well: a task is as large as what it may ever hold at once, and most of its
+/// life it only waits.
+pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    mut connection: Box<Connection<S>>,
+) {
     let end = connection.serve().await;
-    connection.finish(end).await;
+    Box::pin(connection.finish(end)).await;
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
-    fn new(opened: Opened<S>) -> Self {
+    pub(super) fn new(opened: Opened<S>) -> Self {
         let device = opened
             .live
             .principal
@@ -247,6 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 .device()
                 .map(|id| Channel::Data.topic(id)),
             traffic: opened.shared.directory.traffic(&opened.live.principal),
+            rate: opened.shared.operator_rate,
             io: opened.io,
             shared: opened.shared,
             owner: opened.owner,
@@ -381,7 +389,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
         }
         self.blocked_since = None;
-        if self.out.capacity() > SMALL_READ {
+        // A busy peer's next acknowledgements use it again.
+        if !self.busy {
             self.out = BytesMut::new();
         }
         if waited {
@@ -527,7 +536,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             match self.shared.registry.get(id) {
                 None => return Err(Why::Removed.into()),
                 Some(device) if !device.enabled => return Err(Why::Disabled.into()),
-                Some(device) => self.device = Some(device),
+                Some(device) => {
+                    self.rate = Rate::new(device.rate.per_second, device.rate.burst);
+                    self.device = Some(device);
+                }
             }
         }
         Ok(())
@@ -847,7 +859,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     // --- the end ---------------------------------------------------------------------------------
 
-    async fn finish(mut self, end: End) {
+    async fn finish(mut self: Box<Self>, end: End) {
         let metrics = self.shared.metrics.clone();
         metrics.ended(end.ended).increment();
         tracing::debug!(
@@ -904,7 +916,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         self.unrouted.clear();
     }
 
-    async fn close_session(mut self, publish_will: bool) {
+    async fn close_session(mut self: Box<Self>, publish_will: bool) {
         let shared = self.shared.clone();
         let mut due = None;
         let mut keep = false;

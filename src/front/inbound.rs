@@ -16,17 +16,16 @@ use super::{
     directory::Principal,
     free::{Plan, route},
     message::{Message, Source, forwarded},
-    rate::Rate,
     session::Inbound,
     stage::Deferred,
 };
 use crate::{
-    trace::Decision,
     clock::UnixMillis,
     config::Signing,
     envelope::{self, Context, Kind},
     registry::{Device, Permission, may_publish, operator_may_publish},
     store::{Verdict, sessions},
+    trace::Decision,
 };
 
 /// Messages over the rate in a row before reading pauses: up to here each is answered with its
@@ -91,11 +90,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     #[inline]
     fn classify(&self, topic: &str) -> Class {
-        let Some(device) = &self.device else {
-            return match operator_may_publish(topic) {
-                true => Class::Free,
-                false => Class::Denied,
-            };
+        let device = match (&self.live.principal, &self.device) {
+            (Principal::Device(_), Some(device)) => device,
+            // Gone from the registry: whoever it is has no rights, and certainly not an operator's.
+            (Principal::Device(_), None) => return Class::Denied,
+            (Principal::Operator(_), _) if operator_may_publish(topic) => return Class::Free,
+            (Principal::Operator(_), _) => return Class::Denied,
         };
         // Nearly every message is telemetry of a device that signs.
         if device.signing != Signing::None
@@ -120,10 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// not read from until a tenth of its burst is there again.
     #[inline]
     fn rate_limit(&mut self, tick: u64) {
-        let rate = match &self.device {
-            Some(device) => Rate::new(device.rate.per_second, device.rate.burst),
-            None => self.shared.operator_rate,
-        };
+        let rate = self.rate;
         if self.traffic.bucket.take(rate, tick) {
             self.over_rate = 0;
             return;
@@ -137,19 +134,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     #[inline]
-    fn take_signed(
-        &mut self,
-        publish: &Publish<'_>,
-        topic: &str,
-        kind: Kind,
-        now: UnixMillis,
-    ) {
-        let device = self.device.clone();
-        let context = match self.context(device.as_deref(), kind, now) {
-            Some(context) => context,
+    fn take_signed(&mut self, publish: &Publish<'_>, topic: &str, kind: Kind, now: UnixMillis) {
+        // Put back below: cheaper than counting another owner for every message.
+        let device = self.device.take();
+        let judged = match self.context(device.as_deref(), kind, now) {
+            Some(context) => envelope::verify(publish.payload, &context),
             None => return self.reject(publish, Reason::UnknownDevice, None),
         };
-        match envelope::verify(publish.payload, &context) {
+        match judged {
             Ok(verified) => {
                 if let Some(device) = &device {
                     device.note_accepted(verified.version(), now);
@@ -159,15 +151,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
             Err(refused) => self.reject(publish, refused.reason, refused.message_id),
         }
+        self.device = device;
     }
 
     fn take_raw(&mut self, publish: &Publish<'_>, topic: &str, now: UnixMillis) {
-        let device = self.device.clone();
-        let context = match self.context(device.as_deref(), Kind::Data, now) {
-            Some(context) => context,
+        let device = self.device.take();
+        let judged = match self.context(device.as_deref(), Kind::Data, now) {
+            Some(context) => {
+                envelope::accept_unsigned(publish.payload, &context, random_message_id())
+            }
             None => return self.reject(publish, Reason::UnknownDevice, None),
         };
-        match envelope::accept_unsigned(publish.payload, &context, random_message_id()) {
+        match judged {
             Ok(verified) => {
                 if let Some(device) = &device {
                     device.note_accepted(None, now);
@@ -179,6 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
             Err(refused) => self.reject(publish, refused.reason, refused.message_id),
         }
+        self.device = device;
     }
 
     fn context<'c>(
@@ -266,12 +262,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
-    fn reject(
-        &mut self,
-        publish: &Publish<'_>,
-        reason: Reason,
-        message_id: Option<MessageId>,
-    ) {
+    fn reject(&mut self, publish: &Publish<'_>, reason: Reason, message_id: Option<MessageId>) {
         self.note_rejection(reason, message_id);
         self.defer(Deferred::Rejected {
             id: publish.packet_id,
@@ -286,11 +277,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let Some(device) = self.live.principal.device() else {
             return;
         };
-        let decision = self.shared.rejection_log().line(device.as_str(), reason.code(), std::time::Instant::now());
+        let decision = self.shared.rejection_log().line(
+            device.as_str(),
+            reason.code(),
+            std::time::Instant::now(),
+        );
         if decision != Decision::Suppress {
             let line = reason.log_line(Some(device.as_str()));
             let last = decision == Decision::LogAsLast;
-            let rest = if last { "; more of these are counted for a minute" } else { "" };
+            let rest = if last {
+                "; more of these are counted for a minute"
+            } else {
+                ""
+            };
             tracing::warn!(device = %device, reason = reason.code(), "{line}{rest}");
         }
         let topic = Channel::Response.topic(device);

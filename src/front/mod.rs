@@ -218,7 +218,9 @@ impl Shared {
     }
 
     fn rejection_log(&self) -> MutexGuard<'_, Throttle> {
-        self.rejection_log.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rejection_log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Seconds a session may live without a connection.
