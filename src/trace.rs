@@ -182,9 +182,10 @@ mod tests {
                 .expect("fine")
                 .to_string()
         };
-        assert_eq!(shown(None), "warn");
-        assert_eq!(shown(Some(" ")), "warn");
-        assert_eq!(shown(Some("debug")), "debug");
+        assert_eq!(shown(None), "rumqttd=warn,warn");
+        assert_eq!(shown(Some(" ")), "rumqttd=warn,warn");
+        assert_eq!(shown(Some("debug")), "rumqttd=warn,debug");
+        assert_eq!(shown(Some("info,rumqttd=debug")), "rumqttd=debug,info");
     }
 
     #[test]
