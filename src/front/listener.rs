@@ -286,7 +286,8 @@ async fn greet(
         .map_err(|error| Failed::new(HandshakeFailure::ClockUntrusted, &error))?;
     let handshake = async {
         // A peer that says nothing takes no place among those that do.
-        stream.readable().await?;
+        // (Not `readable()`, which may say so when there is nothing.)
+        stream.peek(&mut [0]).await?;
         let _place = shared.admission.handshakes.acquire().await;
         acceptor.accept(stream).await
     };
