@@ -77,14 +77,18 @@ pub fn run(data: &[u8]) {
     outcome(&payload, message_id, &mut slots);
 }
 
+/// With a bit changed it is refused, or says the same: the case of a hex digit of the signature
+/// means nothing, and neither does a member that is not called `device_id` any more, because a
+/// device supplies its own id then.
 fn tampered(message: &[u8], receiver: &Receiver<'_>, control: u8, now: u64, slots: &mut [u64]) {
+    let Ok(sent) = receive(message, receiver, now, slots) else {
+        return;
+    };
     let mut changed = message.to_vec();
     let at = usize::from(control).wrapping_mul(0x9e37) % changed.len();
     changed[at] ^= 1 << (control % 5);
-    if receive(&changed, receiver, now, slots).is_ok() {
-        // The one change that means nothing: the case of a hex digit of the signature.
-        assert!(at + 66 >= message.len(), "accepted with a change at byte {at}");
-        assert_eq!(changed[at].to_ascii_lowercase(), message[at]);
+    if let Ok(read) = receive(&changed, receiver, now, slots) {
+        assert_eq!(read.into_inner(), sent.into_inner(), "changed at byte {at}");
     }
 }
 
