@@ -5,6 +5,7 @@
 
 mod check;
 mod check_devices;
+mod check_upstreams;
 mod document;
 mod files;
 mod finding;
@@ -105,6 +106,17 @@ pub enum ListenerMode {
     ServerTls,
     /// By user name and password, in the clear. For migrations only.
     Plain,
+}
+
+impl std::fmt::Display for ListenerMode {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::MutualTls => "mutual_tls",
+            Self::ServerTls => "server_tls",
+            Self::Plain => "plain",
+        })
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -231,6 +243,25 @@ pub struct HttpUpstream {
     /// Deliver events (boot, health) as well, to `/device/{id}/event`.
     #[serde(default)]
     pub events: bool,
+}
+
+impl HttpUpstream {
+    /// A backend at `url` with everything else as it is by default.
+    #[must_use]
+    pub fn to(url: String) -> Self {
+        Self {
+            url,
+            ca_file: None,
+            client_certificate_file: None,
+            client_key_file: None,
+            bearer_token_file: None,
+            timeout: defaults::upstream_timeout(),
+            workers: defaults::upstream_workers(),
+            retry_min: defaults::retry_min(),
+            retry_max: defaults::retry_max(),
+            events: false,
+        }
+    }
 }
 
 /// One declared device.

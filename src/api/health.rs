@@ -56,6 +56,13 @@ impl Health {
             .unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
+    /// Whether the writer committed lately.
+    #[must_use]
+    pub fn commits(&self, now: Instant) -> bool {
+        let committed = *self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        committed.is_some_and(|at| now.saturating_duration_since(at) <= COMMIT_OVERDUE)
+    }
+
     /// Why the gateway is not ready; empty if it is. Each line tells an operator where to look.
     #[must_use]
     pub fn reasons(&self, now: Instant) -> Vec<String> {

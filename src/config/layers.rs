@@ -185,7 +185,12 @@ impl Reading {
                 Some(shape) => self.fits(value, shape, path),
                 None => {
                     let remedy = unknown_key_remedy(path, keys);
-                    self.problem(path, self.places.of(path), "unknown key".to_owned(), remedy);
+                    self.problem(
+                        path,
+                        self.places.of_name(path),
+                        "unknown key".to_owned(),
+                        remedy,
+                    );
                     false
                 }
             };

@@ -53,7 +53,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         "[limits]\nconections = 5",
         &[
-            "gw.toml:2:",
+            "gw.toml:2:1:",
             "limits.conections: unknown key",
             "did you mean limits.connections?",
         ],

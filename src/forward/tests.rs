@@ -156,7 +156,7 @@ fn everything_arrives_in_order_and_replies_come_after_the_commit() {
         "even ones are durable"
     );
     for (device, _, queue_id) in everyone.replies.lock().unwrap().iter() {
-        assert_eq!(queue_id.is_some(), owed::number(device) % 2 == 0);
+        assert_eq!(queue_id.is_some(), owed::number(device).is_multiple_of(2));
     }
     assert_eq!(running.metrics.delivered.get(), 1_000);
     assert_eq!(

@@ -85,7 +85,10 @@ impl Admitted {
     /// Admits a connection, or not.
     pub(super) fn new(shared: &Arc<Shared>, address: IpAddr) -> Option<Self> {
         let address = site(address);
-        shared.admission.enter(address).then(|| Self { shared: shared.clone(), address })
+        shared.admission.enter(address).then(|| Self {
+            shared: shared.clone(),
+            address,
+        })
     }
 }
 
@@ -101,8 +104,11 @@ mod tests {
 
     #[test]
     fn limits_hold_and_are_given_back() {
-        let limits =
-            Limits { connections: 3, connections_per_address: 2, ..Limits::default() };
+        let limits = Limits {
+            connections: 3,
+            connections_per_address: 2,
+            ..Limits::default()
+        };
         let admission = Admission::new(&limits);
         let [a, b] = ["10.0.0.1", "10.0.0.2"].map(|text| site(text.parse().unwrap()));
         assert!(admission.enter(a) && admission.enter(a));

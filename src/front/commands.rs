@@ -10,7 +10,9 @@ use crate::{command::Prepared, registry::Device};
 /// Takes what waits for the device, signs it now and notes it as sent, in that order: a command noted
 /// as sent that was not is sent again on the next connection.
 pub(super) async fn fetch(shared: &Arc<Shared>, device: &Device) -> Vec<(MessageId, Prepared)> {
-    let Ok(now) = shared.clock.now() else { return Vec::new() };
+    let Ok(now) = shared.clock.now() else {
+        return Vec::new();
+    };
     let fetched = async {
         let mut prepared = Vec::new();
         for pending in shared.commands.pending(device.key, now).await? {
@@ -24,7 +26,9 @@ pub(super) async fn fetch(shared: &Arc<Shared>, device: &Device) -> Vec<(Message
         }
         if !prepared.is_empty() {
             let ids = prepared.iter().map(|(id, _)| *id).collect();
-            shared.commands.sent(device.key, ids, now).await?;
+            // One that expired since it was fetched was told to have expired, and is not sent.
+            let may = shared.commands.sent(device.key, ids, now).await?;
+            prepared.retain(|(id, _)| may.contains(id));
         }
         Ok::<_, crate::store::StoreError>(prepared)
     };

@@ -53,7 +53,10 @@ struct Refused {
 
 impl Refused {
     fn silent(text: impl Into<String>) -> Self {
-        Self { answer: BytesMut::new(), text: text.into() }
+        Self {
+            answer: BytesMut::new(),
+            text: text.into(),
+        }
     }
 
     fn new(peer: &Peer, reason: ReasonCode, text: &str) -> Self {
@@ -61,11 +64,17 @@ impl Refused {
         let mut properties = PropertyBuf::new();
         // Short and ours.
         let _ = properties.push(Property::ReasonString(text));
-        let connack =
-            ConnAck { session_present: false, reason, properties: properties.as_raw() };
+        let connack = ConnAck {
+            session_present: false,
+            reason,
+            properties: properties.as_raw(),
+        };
         // 3.1.1 has no code for some reasons: closing is the answer then.
         let _ = connack.encode(peer, &mut answer);
-        Self { answer, text: text.to_owned() }
+        Self {
+            answer,
+            text: text.to_owned(),
+        }
     }
 }
 
@@ -129,7 +138,12 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
         }
         Err(refused) => {
             shared.directory.end_turn(&owner, turn);
-            let arrival = Arrival { io, address, certificate, principal: None };
+            let arrival = Arrival {
+                io,
+                address,
+                certificate,
+                principal: None,
+            };
             refuse(&shared, arrival, refused).await;
         }
     }
@@ -170,7 +184,12 @@ async fn receive<S: AsyncRead + AsyncWrite + Unpin + Send>(
         }
     };
     let packet = input.split_to(len);
-    let header = packet.iter().skip(1).take_while(|byte| **byte & 0x80 != 0).count() + 2;
+    let header = packet
+        .iter()
+        .skip(1)
+        .take_while(|byte| **byte & 0x80 != 0)
+        .count()
+        + 2;
     let body = packet.get(header..).unwrap_or_default();
     let connect = decode_connect(body).map_err(|error| undecodable(error, body))?;
     let principal = authenticate(shared, arrival, &connect).await?;
@@ -180,14 +199,17 @@ async fn receive<S: AsyncRead + AsyncWrite + Unpin + Send>(
 /// The answer to a CONNECT that cannot be read, in the version it claims to be of.
 fn undecodable(error: DecodeError, body: &[u8]) -> Refused {
     match error {
-        DecodeError::UnsupportedVersion { answer, .. } => {
-            Refused { answer: answer.connack().into(), text: error.to_string() }
-        }
+        DecodeError::UnsupportedVersion { answer, .. } => Refused {
+            answer: answer.connack().into(),
+            text: error.to_string(),
+        },
         DecodeError::ProtocolName => Refused::silent(error.to_string()),
         // Name, level 5: everything after that is worth an answer.
-        _ if body.starts_with(b"\x00\x04MQTT\x05") => {
-            Refused::new(&Peer::client(Version::V5), error.reason(), &error.to_string())
-        }
+        _ if body.starts_with(b"\x00\x04MQTT\x05") => Refused::new(
+            &Peer::client(Version::V5),
+            error.reason(),
+            &error.to_string(),
+        ),
         _ => Refused::silent(error.to_string()),
     }
 }
@@ -203,7 +225,13 @@ async fn authenticate<S>(
     }
     let peer = Peer::client(connect.version);
     // One answer for everything that can be wrong: it tells nothing about which devices exist.
-    let bad = || Refused::new(&peer, ReasonCode::BadUserNameOrPassword, "bad user name or password");
+    let bad = || {
+        Refused::new(
+            &peer,
+            ReasonCode::BadUserNameOrPassword,
+            "bad user name or password",
+        )
+    };
     let (Some(name), Some(password)) = (connect.user_name, connect.password) else {
         return Err(bad());
     };
@@ -212,24 +240,25 @@ async fn authenticate<S>(
     let _permit = shared.passwords.acquire().await.map_err(|_| bad())?;
     let (registry, password) = (shared.registry.clone(), password.to_vec());
     let checked = tokio::task::spawn_blocking(move || registry.check_password(&id, &password));
-    let enabled = shared.registry.get(&id).is_some_and(|device| device.enabled);
+    let enabled = shared
+        .registry
+        .get(&id)
+        .is_some_and(|device| device.enabled);
     if checked.await.unwrap_or(false) && enabled {
         return Ok(Principal::Device(id));
     }
     Err(bad())
 }
 
-fn judge(
-    shared: &Shared,
-    connect: &Connect<'_>,
-    principal: Principal,
-) -> Result<Wanted, Refused> {
+fn judge(shared: &Shared, connect: &Connect<'_>, principal: Principal) -> Result<Wanted, Refused> {
     let properties = &connect.properties;
     let v5 = connect.version == Version::V5;
     let peer = Peer {
         version: connect.version,
         role: Role::Client,
-        max_packet_size: properties.maximum_packet_size().map_or(u32::MAX, Into::into),
+        max_packet_size: properties
+            .maximum_packet_size()
+            .map_or(u32::MAX, Into::into),
         problem_information: properties.request_problem_information().unwrap_or(true),
     };
     let refuse = |reason, text| Err(Refused::new(&peer, reason, text));
@@ -253,7 +282,10 @@ fn judge(
     if matches!(principal, Principal::Operator(_))
         && shared.directory.connections_of(&principal) >= MAX_OPERATOR_CONNECTIONS
     {
-        return refuse(ReasonCode::QuotaExceeded, "too many connections of this operator");
+        return refuse(
+            ReasonCode::QuotaExceeded,
+            "too many connections of this operator",
+        );
     }
     let assigned = connect.client_id.is_empty();
     let client_id = match assigned {
@@ -266,7 +298,9 @@ fn judge(
         (false, true) => 0,
         (false, false) => u32::MAX,
     };
-    let theirs = properties.receive_maximum().map_or(u16::MAX, NonZeroU16::get);
+    let theirs = properties
+        .receive_maximum()
+        .map_or(u16::MAX, NonZeroU16::get);
     Ok(Wanted {
         peer,
         clean_start: connect.clean_start,
@@ -276,7 +310,10 @@ fn judge(
         asked_expiry,
         expiry: shared.cap_expiry(asked_expiry),
         window: theirs.min(shared.limits.in_flight.max(1)),
-        will: connect.will.as_ref().map(|will| will::to_stored(will, connect.version)),
+        will: connect
+            .will
+            .as_ref()
+            .map(|will| will::to_stored(will, connect.version)),
         principal,
     })
 }
@@ -290,15 +327,13 @@ struct Made {
 }
 
 /// Opens the session and makes the connection known. The owner's turn is held.
-async fn open(
-    shared: &Arc<Shared>,
-    address: IpAddr,
-    wanted: &Wanted,
-) -> Result<Made, Refused> {
+async fn open(shared: &Arc<Shared>, address: IpAddr, wanted: &Wanted) -> Result<Made, Refused> {
     let limits = &shared.limits;
     let now = shared.clock.unchecked_now();
     let mut will = wanted.will.clone();
-    let known = shared.directory.has_session(&wanted.principal, &wanted.client_id);
+    let known = shared
+        .directory
+        .has_session(&wanted.principal, &wanted.client_id);
     // Most devices keep nothing beyond the connection: nothing is written for them.
     let opened = if wanted.expiry > 0 || known {
         let open = Open {
@@ -312,10 +347,18 @@ async fn open(
             max_bytes: limits.queued_bytes.as_u64(),
             max_sessions: limits.sessions_per_identity,
         };
-        shared.store.write(move |conn| sessions::open(conn, &open)).await.map_err(|error| {
-            tracing::error!(%error, "a session was not opened");
-            Refused::new(&wanted.peer, ReasonCode::ServerUnavailable, "the storage is unavailable")
-        })?
+        shared
+            .store
+            .write(move |conn| sessions::open(conn, &open))
+            .await
+            .map_err(|error| {
+                tracing::error!(%error, "a session was not opened");
+                Refused::new(
+                    &wanted.peer,
+                    ReasonCode::ServerUnavailable,
+                    "the storage is unavailable",
+                )
+            })?
     } else {
         sessions::Opened::default()
     };
@@ -354,7 +397,12 @@ async fn open(
     let subscriptions = Subscriptions::from_stored(&opened.subscriptions);
     let session = Session::new(terms, subscriptions, &opened.inbound);
     let out = accept(shared, wanted, opened.present);
-    Ok(Made { live, session, will, out })
+    Ok(Made {
+        live,
+        session,
+        will,
+        out,
+    })
 }
 
 /// CONNACK.
@@ -386,7 +434,10 @@ fn accept(shared: &Shared, wanted: &Wanted, session_present: bool) -> BytesMut {
     };
     if connack.encode(&wanted.peer, &mut out).is_err() {
         // A peer that takes no packet of 30 bytes: it gets the bare answer.
-        let bare = ConnAck { properties: RawProperties::EMPTY, ..connack };
+        let bare = ConnAck {
+            properties: RawProperties::EMPTY,
+            ..connack
+        };
         let _ = bare.encode(&wanted.peer, &mut out);
     }
     out

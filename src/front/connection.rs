@@ -19,6 +19,7 @@
 //! identity, so that a fleet comes back spread out rather than at once.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -40,6 +41,7 @@ use tokio::{
 use super::{
     Shared, Why,
     directory::{Live, Owner, Principal, Traffic, Turn},
+    free::route,
     mailbox::Signals,
     message::Message,
     metrics::{Dropped, Ended},
@@ -92,11 +94,21 @@ pub(super) struct End {
 
 impl End {
     pub(super) fn new(ended: Ended, reason: ReasonCode, text: impl Into<String>) -> Self {
-        Self { ended, reason: Some(reason), text: text.into(), publish_will: true }
+        Self {
+            ended,
+            reason: Some(reason),
+            text: text.into(),
+            publish_will: true,
+        }
     }
 
     fn silent(ended: Ended, text: impl Into<String>) -> Self {
-        Self { ended, reason: None, text: text.into(), publish_will: true }
+        Self {
+            ended,
+            reason: None,
+            text: text.into(),
+            publish_will: true,
+        }
     }
 }
 
@@ -131,6 +143,8 @@ enum Done {
     Page(Result<Vec<Waiting>, StoreError>),
     Commands(Vec<(MessageId, Prepared)>),
     Told(Result<(), StoreError>),
+    /// The broker has room again.
+    Room,
 }
 
 type Side = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -195,6 +209,9 @@ pub(super) struct Connection<S> {
     commands_reading: bool,
     /// More came while they were being fetched.
     commands_unread: bool,
+    /// Acknowledged messages the broker has no room for yet: nothing more is read meanwhile.
+    pub(super) unrouted: VecDeque<Message>,
+    awaiting_room: bool,
     pub(super) attached: bool,
     last_read: Instant,
     blocked_since: Option<Instant>,
@@ -224,7 +241,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let durable = opened.session.is_durable();
         let keep_alive = u64::from(opened.keep_alive) * 1500;
         Self {
-            data_topic: opened.live.principal.device().map(|id| Channel::Data.topic(id)),
+            data_topic: opened
+                .live
+                .principal
+                .device()
+                .map(|id| Channel::Data.topic(id)),
             traffic: opened.shared.directory.traffic(&opened.live.principal),
             io: opened.io,
             shared: opened.shared,
@@ -249,6 +270,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             queue_after: 0,
             commands_reading: false,
             commands_unread: false,
+            unrouted: VecDeque::new(),
+            awaiting_room: false,
             attached: false,
             last_read: now,
             blocked_since: None,
@@ -261,9 +284,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     async fn serve(&mut self) -> End {
         self.resubscribe();
-        // Somebody newer may have come between our turn and being seen.
+        // What happened between our turn and being seen was signalled to nobody.
         if self.turn.as_ref().is_some_and(Turn::is_superseded) {
             return Why::TakenOver.into();
+        }
+        if self.shared.stopping.is_cancelled() {
+            return Why::Stopping.into();
+        }
+        if let Err(end) = self.recheck() {
+            return end;
         }
         self.fetch_commands();
         if let Err(end) = self.read_burst() {
@@ -355,7 +384,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if self.out.capacity() > SMALL_READ {
             self.out = BytesMut::new();
         }
-        if waited { Poll::Ready(Event::Written) } else { Poll::Pending }
+        if waited {
+            Poll::Ready(Event::Written)
+        } else {
+            Poll::Pending
+        }
     }
 
     fn blocked(&mut self) -> Poll<Event> {
@@ -364,7 +397,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     fn may_read(&self) -> bool {
-        self.paused_until.is_none() && self.out.len() < OUT_BLOCKED && self.pipeline.has_room()
+        self.paused_until.is_none()
+            && self.out.len() < OUT_BLOCKED
+            && self.unrouted.is_empty()
+            && self.pipeline.has_room()
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -376,10 +412,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         } else {
             let mut bytes = [0; SMALL_READ];
             let mut small = ReadBuf::new(&mut bytes);
-            Pin::new(&mut self.io).poll_read(cx, &mut small).map_ok(|()| {
-                self.input.extend_from_slice(small.filled());
-                small.filled().len()
-            })
+            Pin::new(&mut self.io)
+                .poll_read(cx, &mut small)
+                .map_ok(|()| {
+                    self.input.extend_from_slice(small.filled());
+                    small.filled().len()
+                })
         };
         match result {
             Poll::Ready(Ok(count)) => {
@@ -401,13 +439,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     fn next_deadline(&self) -> Option<Instant> {
         let keep_alive = self.keep_alive.map(|after| self.last_read + after);
         let write = self.blocked_since.map(|since| since + WRITE_TIMEOUT);
-        [keep_alive, write, self.paused_until].into_iter().flatten().min()
+        [keep_alive, write, self.paused_until]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The timer is only moved when something is due before it goes off: each read moves the keep
     /// alive's end, and none of them touches the timer.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        let Some(next) = self.next_deadline() else { return Poll::Pending };
+        let Some(next) = self.next_deadline() else {
+            return Poll::Pending;
+        };
         if next < self.sleep.deadline() {
             self.sleep.as_mut().reset(next);
         }
@@ -433,7 +476,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             self.last_read = now;
             return self.buffered_burst();
         }
-        if self.blocked_since.is_some_and(|since| now >= since + WRITE_TIMEOUT) {
+        if self
+            .blocked_since
+            .is_some_and(|since| now >= since + WRITE_TIMEOUT)
+        {
             return Err(End::silent(Ended::Slow, "does not read what is sent to it"));
         }
         if let Some(keep_alive) = self.keep_alive
@@ -441,7 +487,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         {
             if self.may_read() {
                 let text = "nothing came for one and a half times the keep alive";
-                return Err(End::new(Ended::KeepAlive, ReasonCode::KeepAliveTimeout, text));
+                return Err(End::new(
+                    Ended::KeepAlive,
+                    ReasonCode::KeepAliveTimeout,
+                    text,
+                ));
             }
             // It is we who do not read.
             self.last_read = now;
@@ -512,13 +562,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Done::Commands(commands) => {
                 self.commands_reading = false;
                 for (id, prepared) in commands {
-                    self.session.mailbox().push_back(Message::command(id, prepared));
+                    self.session
+                        .mailbox()
+                        .push_back(Message::command(id, prepared));
                 }
                 if std::mem::take(&mut self.commands_unread) {
                     self.fetch_commands();
                 }
             }
             Done::Told(Ok(())) => {}
+            Done::Room => {
+                self.awaiting_room = false;
+                self.route_rest();
+                return self.buffered_burst();
+            }
             Done::Page(Err(error)) | Done::Told(Err(error)) => return self.refused(error.into()),
         }
         Ok(())
@@ -528,7 +585,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     /// Goes on with what was read before, if it had been kept waiting.
     fn buffered_burst(&mut self) -> Result<(), End> {
-        if self.input.is_empty() { Ok(()) } else { self.read_burst() }
+        if self.input.is_empty() {
+            Ok(())
+        } else {
+            self.read_burst()
+        }
     }
 
     /// Takes as many packets as are there and sends what they need on its way.
@@ -551,7 +612,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Ok(now) => now,
             Err(untrusted) => {
                 let reason = ReasonCode::ImplementationSpecificError;
-                return (0, Err(End::new(Ended::Administrative, reason, untrusted.to_string())));
+                return (
+                    0,
+                    Err(End::new(
+                        Ended::Administrative,
+                        reason,
+                        untrusted.to_string(),
+                    )),
+                );
             }
         };
         let tick = self.shared.tick();
@@ -562,7 +630,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 .map_err(End::from)
                 .and_then(|found| {
                     let Some(frame) = found else { return Ok(None) };
-                    let Some(body) = frame.body(rest) else { return Ok(None) };
+                    let Some(body) = frame.body(rest) else {
+                        return Ok(None);
+                    };
                     let packet = decode(version, frame, body)?;
                     self.take(packet, now, tick)?;
                     Ok(Some(frame.total_len()))
@@ -589,12 +659,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 AckKind::PubAck => self.session.puback(ack.packet_id),
                 AckKind::PubRec => match self.session.pubrec(ack.packet_id, ack.reason) {
                     Received::Now(reason) => {
-                        self.defer(Deferred::PubRel { id: ack.packet_id, reason });
+                        self.defer(Deferred::PubRel {
+                            id: ack.packet_id,
+                            reason,
+                        });
                     }
                     Received::AfterCommit => {
                         self.tell_progress();
                         let reason = ReasonCode::Success;
-                        self.defer(Deferred::PubRel { id: ack.packet_id, reason });
+                        self.defer(Deferred::PubRel {
+                            id: ack.packet_id,
+                            reason,
+                        });
                     }
                     Received::Nothing => {}
                 },
@@ -607,7 +683,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                             ReasonCode::Success
                         }
                     };
-                    self.defer(Deferred::PubComp { id: ack.packet_id, reason });
+                    self.defer(Deferred::PubComp {
+                        id: ack.packet_id,
+                        reason,
+                    });
                 }
                 AckKind::PubComp => self.session.completed(ack.packet_id),
             },
@@ -640,14 +719,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     /// Adds what the session learned about its queue to the burst's write.
     fn tell_progress(&mut self) {
-        let Some(session) = self.live.session else { return };
+        let Some(session) = self.live.session else {
+            return;
+        };
         if self.session.progress.is_empty() {
             return;
         }
         let progress = std::mem::take(&mut self.session.progress);
-        self.burst
-            .writes
-            .push(Box::new(move |conn| sessions::progress(conn, session, &progress)));
+        self.burst.writes.push(Box::new(move |conn| {
+            sessions::progress(conn, session, &progress)
+        }));
     }
 
     /// Sends the burst on its way, and says what can be said at once.
@@ -669,7 +750,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     fn completed(&mut self, completed: Completed) {
-        let Completed { verdicts, mut deferred } = completed;
+        let Completed {
+            verdicts,
+            mut deferred,
+        } = completed;
         self.settle(&verdicts, &mut deferred);
         self.pipeline.recycle(deferred);
     }
@@ -685,7 +769,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if self.session.wants_messages() {
             self.live.mailbox.take(self.session.mailbox());
         }
-        if self.out.len() < OUT_FULL && (self.session.queued() > 0 || !self.session.wants_messages())
+        if self.out.len() < OUT_FULL
+            && (self.session.queued() > 0 || !self.session.wants_messages())
         {
             let now = self.shared.clock.unchecked_now();
             let pumped = self.session.pump(now, OUT_FULL, &mut self.out);
@@ -693,11 +778,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             metrics.messages_sent.add(pumped.sent);
             metrics.dropped(Dropped::Expired).add(pumped.expired);
             metrics.dropped(Dropped::TooLarge).add(pumped.too_large);
-            metrics.dropped(Dropped::NoSubscription).add(pumped.unsubscribed);
+            metrics
+                .dropped(Dropped::NoSubscription)
+                .add(pumped.unsubscribed);
             // QoS 0 commands are delivered, expired messages done: nobody will say so later.
             if !self.session.delivered.is_empty() || !self.session.progress.is_empty() {
                 self.submit();
             }
+        }
+        if !self.unrouted.is_empty() && !self.awaiting_room {
+            self.awaiting_room = true;
+            let broker = self.shared.broker.clone();
+            self.side.push(Box::pin(async move {
+                broker.room().await;
+                Done::Room
+            }));
         }
         if let Some(session) = self.live.session
             && self.queue_unread
@@ -716,9 +811,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
+    /// Gives the broker what it had no room for, in order.
+    fn route_rest(&mut self) {
+        let now = self.shared.clock.unchecked_now();
+        while let Some(message) = self.unrouted.front() {
+            if !route(&self.shared, message, now) {
+                return;
+            }
+            self.unrouted.pop_front();
+        }
+    }
+
     /// Fetches and signs the commands that wait for the device, if it wants to hear of them.
     pub(super) fn fetch_commands(&mut self) {
-        let Some(device) = self.device.clone() else { return };
+        let Some(device) = self.device.clone() else {
+            return;
+        };
         let topic = Channel::Command.topic(&device.id);
         let topic = device.command_topic.as_deref().unwrap_or(&topic);
         if self.commands_reading {
@@ -756,7 +864,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             let mut properties = PropertyBuf::new();
             // Short and ours.
             let _ = properties.push(Property::ReasonString(&end.text));
-            let disconnect = Disconnect { reason, properties: properties.as_raw() };
+            let disconnect = Disconnect {
+                reason,
+                properties: properties.as_raw(),
+            };
             // What cannot be said is left out: the connection is closed all the same.
             let _ = disconnect.encode(self.session.peer(), &mut self.out);
         }
@@ -787,6 +898,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         for side in std::mem::take(&mut self.side) {
             let _ = side.await;
         }
+        self.route_rest();
+        let left = self.unrouted.len() as u64;
+        self.shared.metrics.dropped(Dropped::QueueFull).add(left);
+        self.unrouted.clear();
     }
 
     async fn close_session(mut self, publish_will: bool) {
@@ -815,7 +930,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
         } else if publish_will && let Some(will) = self.will.take() {
             // The session ends with the connection, and no delay outlasts it.
-            due = Some(DueWill { identity: self.live.principal.to_string(), will });
+            due = Some(DueWill {
+                identity: self.live.principal.to_string(),
+                will,
+            });
         }
         if self.attached {
             shared.broker.detach(self.live.number);

@@ -82,14 +82,14 @@ impl Principal {
 
 /// What at most one live connection has: a device, or one client id of an operator.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub enum Owner {
+pub(super) enum Owner {
     Device(DeviceId),
     Operator(Arc<str>, Arc<str>),
 }
 
 impl Owner {
     #[must_use]
-    pub fn new(principal: &Principal, client_id: &Arc<str>) -> Self {
+    pub(super) fn new(principal: &Principal, client_id: &Arc<str>) -> Self {
         match principal {
             Principal::Device(id) => Self::Device(*id),
             Principal::Operator(name) => Self::Operator(name.clone(), client_id.clone()),
@@ -99,24 +99,25 @@ impl Owner {
 
 /// A live connection as others see it.
 #[derive(Debug)]
-pub struct Live {
+pub(super) struct Live {
     /// Small, from 1, used again after the connection ended: the broker keeps something per number.
-    pub number: u64,
-    pub principal: Principal,
-    pub client_id: Arc<str>,
-    pub address: IpAddr,
-    pub connected_at: UnixMillis,
+    pub(super) number: u64,
+    pub(super) principal: Principal,
+    pub(super) client_id: Arc<str>,
+    pub(super) address: IpAddr,
+    pub(super) connected_at: UnixMillis,
     /// `None` if nothing is kept beyond the connection.
-    pub session: Option<SessionKey>,
-    pub mailbox: Mailbox,
+    pub(super) session: Option<SessionKey>,
+    pub(super) mailbox: Mailbox,
     /// The QoS granted for the device's response topic, plus one; 0 if it is not subscribed.
     reply: AtomicU8,
 }
 
 impl Live {
     /// Notes what is granted for the device's response topic.
-    pub fn set_reply(&self, granted: Option<QoS>) {
-        self.reply.store(granted.map_or(0, |qos| qos.as_u8() + 1), Ordering::Relaxed);
+    pub(super) fn set_reply(&self, granted: Option<QoS>) {
+        self.reply
+            .store(granted.map_or(0, |qos| qos.as_u8() + 1), Ordering::Relaxed);
     }
 
     fn reply(&self) -> Option<u8> {
@@ -126,7 +127,7 @@ impl Live {
 
 /// The right to be the live connection of an owner. Given back when it is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub(super) struct Turn {
     ticket: u64,
     queue: Arc<Queue>,
     _held: OwnedMutexGuard<()>,
@@ -142,7 +143,7 @@ struct Queue {
 impl Turn {
     /// Somebody newer is waiting.
     #[must_use]
-    pub fn is_superseded(&self) -> bool {
+    pub(super) fn is_superseded(&self) -> bool {
         self.queue.newest.load(Ordering::SeqCst) != self.ticket
     }
 }
@@ -183,9 +184,9 @@ struct State {
 
 /// What one identity used up.
 #[derive(Debug, Default)]
-pub struct Traffic {
+pub(super) struct Traffic {
     /// Of messages.
-    pub bucket: Bucket,
+    pub(super) bucket: Bucket,
     /// Of log lines about it.
     log: Bucket,
     unlogged: AtomicU32,
@@ -202,7 +203,7 @@ impl Traffic {
     /// Whether one more line about this identity may be logged at `tick` (nanoseconds), and how many
     /// were left out since the last.
     #[must_use]
-    pub fn may_log(&self, tick: u64) -> Option<u32> {
+    pub(super) fn may_log(&self, tick: u64) -> Option<u32> {
         let rate = Rate::every(Duration::from_secs(LOG_SECONDS), LOG_BURST);
         if self.log.take(rate, tick) {
             return Some(self.unlogged.swap(0, Ordering::Relaxed));
@@ -213,14 +214,14 @@ impl Traffic {
 
     /// The storage refused messages: how long to leave it alone, doubling from `first` to `most`.
     #[must_use]
-    pub fn refused(&self, first: Duration, most: Duration) -> Duration {
+    pub(super) fn refused(&self, first: Duration, most: Duration) -> Duration {
         let before = self.refusals.fetch_add(1, Ordering::Relaxed);
         first.saturating_mul(1 << before.min(16)).min(most)
     }
 
     /// The storage took messages.
     #[inline]
-    pub fn accepted(&self) {
+    pub(super) fn accepted(&self) {
         if self.refusals.load(Ordering::Relaxed) > 0 {
             self.refusals.store(0, Ordering::Relaxed);
         }
@@ -232,7 +233,10 @@ impl Directory {
     pub fn new(limits: &Limits, metrics: Arc<FrontMetrics>) -> Self {
         // Retained messages live in memory: as many bytes as a hundred sessions may have waiting.
         let bytes = usize::try_from(limits.queued_bytes.as_u64().saturating_mul(100));
-        let retained = Retained::new(limits.retained_messages as usize, bytes.unwrap_or(usize::MAX));
+        let retained = Retained::new(
+            limits.retained_messages as usize,
+            bytes.unwrap_or(usize::MAX),
+        );
         Self {
             state: Mutex::default(),
             retained,
@@ -345,7 +349,11 @@ impl Directory {
             (queue, ticket)
         };
         let held = queue.lock.clone().lock_owned().await;
-        let turn = Turn { ticket, queue, _held: held };
+        let turn = Turn {
+            ticket,
+            queue,
+            _held: held,
+        };
         (!turn.is_superseded()).then_some(turn)
     }
 
@@ -367,7 +375,11 @@ impl Directory {
 
     /// How many connections an identity has.
     pub(super) fn connections_of(&self, principal: &Principal) -> usize {
-        self.lock().live.values().filter(|live| live.principal == *principal).count()
+        self.lock()
+            .live
+            .values()
+            .filter(|live| live.principal == *principal)
+            .count()
     }
 
     /// Makes a connection known. Its owner's turn is held, so there is no other.
@@ -390,7 +402,9 @@ impl Directory {
         state.live.insert(owner.clone(), live.clone());
         if let Some(session) = live.session {
             state.by_session.insert(session, live.clone());
-            state.durable.connect(session, &live.principal, &live.client_id);
+            state
+                .durable
+                .connect(session, &live.principal, &live.client_id);
         }
         live
     }
@@ -399,7 +413,11 @@ impl Directory {
     pub(super) fn unregister(&self, owner: &Owner, live: &Arc<Live>, keep: bool) {
         live.mailbox.shut();
         let mut state = self.lock();
-        if state.live.get(owner).is_some_and(|other| Arc::ptr_eq(other, live)) {
+        if state
+            .live
+            .get(owner)
+            .is_some_and(|other| Arc::ptr_eq(other, live))
+        {
             state.live.remove(owner);
         }
         if let Some(session) = live.session {
@@ -413,12 +431,19 @@ impl Directory {
 
     /// What an identity used up so far.
     pub(super) fn traffic(&self, principal: &Principal) -> Arc<Traffic> {
-        self.lock().traffic.entry(principal.clone()).or_default().clone()
+        self.lock()
+            .traffic
+            .entry(principal.clone())
+            .or_default()
+            .clone()
     }
 
     /// Whether an identity may publish to this free topic, as one of the few it may use.
     pub(super) fn may_use_topic(&self, traffic: &Traffic, topic: &str) -> bool {
-        let mut topics = traffic.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut topics = traffic
+            .topics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if topics.contains(topic) {
             return true;
         }
@@ -475,10 +500,16 @@ impl Directory {
     pub(super) fn load(&self, dormant: &[Dormant]) {
         let mut state = self.lock();
         for session in dormant {
-            let Some(principal) = Principal::parse(&session.identity) else { continue };
-            state.durable.connect(session.key, &principal, &session.client_id);
+            let Some(principal) = Principal::parse(&session.identity) else {
+                continue;
+            };
+            state
+                .durable
+                .connect(session.key, &principal, &session.client_id);
             for stored in &session.subscriptions {
-                state.durable.subscribe(session.key, Subscription::from_stored(stored));
+                state
+                    .durable
+                    .subscribe(session.key, Subscription::from_stored(stored));
             }
         }
     }

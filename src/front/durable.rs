@@ -13,11 +13,11 @@ use crate::store::sessions::SessionKey;
 
 /// A session that a message goes to, and how.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Target {
-    pub session: SessionKey,
+pub(super) struct Target {
+    pub(super) session: SessionKey,
     /// Capped by the message's.
-    pub qos: QoS,
-    pub matched: Match,
+    pub(super) qos: QoS,
+    pub(super) matched: Match,
 }
 
 /// The durable sessions.
@@ -52,12 +52,14 @@ impl Durable {
     }
 
     pub(super) fn contains(&self, principal: &Principal, client_id: &str) -> bool {
-        self.names.contains_key(&(principal.clone(), client_id.into()))
+        self.names
+            .contains_key(&(principal.clone(), client_id.into()))
     }
 
     /// A session is connected, or was found at the start.
     pub(super) fn connect(&mut self, session: SessionKey, principal: &Principal, client_id: &str) {
-        self.names.insert((principal.clone(), client_id.into()), session);
+        self.names
+            .insert((principal.clone(), client_id.into()), session);
         self.sessions.entry(session).or_insert_with(|| Entry {
             principal: principal.clone(),
             client_id: client_id.into(),
@@ -72,7 +74,9 @@ impl Durable {
     }
 
     pub(super) fn remove(&mut self, session: SessionKey) {
-        let Some(entry) = self.sessions.remove(&session) else { return };
+        let Some(entry) = self.sessions.remove(&session) else {
+            return;
+        };
         for filter in &entry.filters {
             self.unindex(session, filter);
         }
@@ -92,7 +96,9 @@ impl Durable {
     }
 
     pub(super) fn subscribe(&mut self, session: SessionKey, subscription: Subscription) {
-        let Some(entry) = self.sessions.get_mut(&session) else { return };
+        let Some(entry) = self.sessions.get_mut(&session) else {
+            return;
+        };
         let filter = subscription.filter.clone();
         let known = entry.filters.contains(&filter);
         entry.replies.retain(|(other, _)| *other != filter);
@@ -107,11 +113,16 @@ impl Durable {
             entry.filters.push(filter);
         }
         let level = level(&subscription.filter);
-        self.by_level.entry(level).or_default().push((session, subscription));
+        self.by_level
+            .entry(level)
+            .or_default()
+            .push((session, subscription));
     }
 
     pub(super) fn unsubscribe(&mut self, session: SessionKey, filter: &str) {
-        let Some(entry) = self.sessions.get_mut(&session) else { return };
+        let Some(entry) = self.sessions.get_mut(&session) else {
+            return;
+        };
         entry.filters.retain(|other| **other != *filter);
         entry.replies.retain(|(other, _)| **other != *filter);
         self.unindex(session, filter);
@@ -164,7 +175,11 @@ impl Durable {
         let target = |(session, matched): (SessionKey, Option<Match>)| {
             let matched = matched?;
             let qos = matched.qos.min(qos);
-            (qos > QoS::AtMostOnce).then_some(Target { session, qos, matched })
+            (qos > QoS::AtMostOnce).then_some(Target {
+                session,
+                qos,
+                matched,
+            })
         };
         targets.into_iter().filter_map(target).collect()
     }
@@ -194,7 +209,10 @@ mod tests {
         let mut durable = Durable::default();
         for key in [1, 2] {
             durable.connect(SessionKey(key), &device("a"), &key.to_string());
-            durable.subscribe(SessionKey(key), subscription("device/a/#", QoS::ExactlyOnce));
+            durable.subscribe(
+                SessionKey(key),
+                subscription("device/a/#", QoS::ExactlyOnce),
+            );
         }
         assert_eq!(durable.reply(&id), Some((SessionKey(2), 2)));
         durable.connect(SessionKey(1), &device("a"), "1");
@@ -205,7 +223,14 @@ mod tests {
         assert_eq!(durable.reply(&id), None, "QoS 0 is not worth a queue");
         durable.remove(SessionKey(1));
         durable.remove(SessionKey(2));
-        assert_eq!((durable.len(), durable.by_level.len(), durable.of_device.len()), (0, 0, 0));
+        assert_eq!(
+            (
+                durable.len(),
+                durable.by_level.len(),
+                durable.of_device.len()
+            ),
+            (0, 0, 0)
+        );
     }
 
     #[test]
@@ -217,7 +242,10 @@ mod tests {
         durable.subscribe(SessionKey(1), subscription("home/+", QoS::AtLeastOnce));
         durable.subscribe(SessionKey(1), subscription("#", QoS::ExactlyOnce));
         durable.subscribe(SessionKey(2), subscription("home/door", QoS::AtMostOnce));
-        let local = Subscription { no_local: true, ..subscription("home/#", QoS::AtLeastOnce) };
+        let local = Subscription {
+            no_local: true,
+            ..subscription("home/#", QoS::AtLeastOnce)
+        };
         durable.subscribe(SessionKey(3), local);
         let sessions = |qos, from| {
             durable

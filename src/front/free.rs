@@ -31,16 +31,25 @@ impl Plan {
     /// Decides where `message` goes. With the retain flag it is retained right away, in memory; a
     /// message there is no room for is passed on all the same and counted.
     pub(super) fn new(shared: &Shared, message: Message, from: Option<SessionKey>) -> Self {
-        let targets = shared.directory.durable_targets(&message.topic, message.qos, from);
+        let targets = shared
+            .directory
+            .durable_targets(&message.topic, message.qos, from);
         let mut retain = false;
         if message.retain {
             retain = shared.directory.retained.set(&message);
             if !retain {
                 shared.metrics.retained_refused.increment();
             }
-            shared.metrics.retained_messages.set(shared.directory.retained.len() as u64);
+            shared
+                .metrics
+                .retained_messages
+                .set(shared.directory.retained.len() as u64);
         }
-        Self { message, targets, retain }
+        Self {
+            message,
+            targets,
+            retain,
+        }
     }
 
     /// Something must be on disk before the publisher is answered.
@@ -74,17 +83,19 @@ impl Plan {
         }
     }
 
-    /// What remains when it is written: live subscribers get it.
-    pub(super) fn finish(self, shared: &Shared, now: UnixMillis) {
-        shared.directory.queues_grew(self.targets.iter().map(|target| target.session));
-        if shared.broker.wants(&self.message.topic) {
-            route(shared, &self.message, now);
-        }
+    /// What remains when it is written: live subscribers get it. The message comes back if the broker
+    /// has no room for it.
+    pub(super) fn finish(self, shared: &Shared, now: UnixMillis) -> Option<Message> {
+        shared
+            .directory
+            .queues_grew(self.targets.iter().map(|target| target.session));
+        let routed = !shared.broker.wants(&self.message.topic) || route(shared, &self.message, now);
+        (!routed).then_some(self.message)
     }
 }
 
-/// Gives a message to the broker.
-pub(super) fn route(shared: &Shared, message: &Message, now: UnixMillis) {
+/// Gives a message to the broker; false if that has no room.
+pub(super) fn route(shared: &Shared, message: &Message, now: UnixMillis) -> bool {
     let properties = match message.expires_at {
         None => message.properties.clone(),
         Some(at) => {
@@ -108,7 +119,7 @@ pub(super) fn route(shared: &Shared, message: &Message, now: UnixMillis) {
         message.qos,
         message.retain,
         properties,
-    );
+    )
 }
 
 fn queued(message: &Message) -> Queued<'_> {
@@ -123,7 +134,9 @@ fn queued(message: &Message) -> Queued<'_> {
 }
 
 pub(super) fn expires_at(message: &Message) -> Option<i64> {
-    message.expires_at.map(|at| i64::try_from(at.0).unwrap_or(i64::MAX))
+    message
+        .expires_at
+        .map(|at| i64::try_from(at.0).unwrap_or(i64::MAX))
 }
 
 /// Kept properties with subscription identifiers added.
@@ -151,12 +164,11 @@ pub(super) struct LiveSink {
 impl Sink for LiveSink {
     fn receive(&self, routed: Routed) {
         let now = self.shared.clock.unchecked_now();
-        let properties =
-            RawProperties::parse(&routed.properties, PropertyScope::PublishFromClient)
-                .unwrap_or(RawProperties::EMPTY);
+        let properties = RawProperties::parse(&routed.properties, PropertyScope::PublishFromClient)
+            .unwrap_or(RawProperties::EMPTY);
         let (properties, expires_at) = forwarded(properties, now);
         let message = Message {
-            topic: routed.topic.into(),
+            topic: routed.topic,
             payload: routed.payload,
             qos: routed.qos,
             retain: routed.retain,
@@ -167,7 +179,10 @@ impl Sink for LiveSink {
         };
         // What is queued on disk is not queued here as well.
         if !self.live.mailbox.push(message) {
-            self.shared.metrics.dropped(super::metrics::Dropped::QueueFull).increment();
+            self.shared
+                .metrics
+                .dropped(super::metrics::Dropped::QueueFull)
+                .increment();
         }
     }
 }
@@ -180,7 +195,9 @@ pub(super) fn retained_message(stored: sessions::StoredRetained) -> Message {
         qos: QoS::from_bits(stored.qos).unwrap_or_default(),
         retain: true,
         properties: stored.properties.into(),
-        expires_at: stored.expires_at.map(|at| UnixMillis(u64::try_from(at).unwrap_or_default())),
+        expires_at: stored
+            .expires_at
+            .map(|at| UnixMillis(u64::try_from(at).unwrap_or_default())),
         from: 0,
         source: Source::Client,
     }

@@ -56,7 +56,9 @@ pub(super) async fn keep(shared: Arc<Shared>) {
             _ = ticks.tick() => {}
         }
         // Nothing ends on the word of a clock that is not to be believed.
-        let Ok(now) = shared.clock.now() else { continue };
+        let Ok(now) = shared.clock.now() else {
+            continue;
+        };
         match expire(&shared, now).await {
             Ok(()) | Err(StoreError::Stopping) => {}
             Err(error) => tracing::error!(%error, "sessions and wills that are due wait"),
@@ -74,12 +76,22 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 async fn expire(shared: &Shared, now: UnixMillis) -> Result<(), StoreError> {
     let ms = millis(now);
     // Asked first: a write would be a commit every second, even of an idle gateway.
-    if !shared.store.read(move |conn| sessions::is_due(conn, ms)).await? {
+    if !shared
+        .store
+        .read(move |conn| sessions::is_due(conn, ms))
+        .await?
+    {
         return Ok(());
     }
-    let expired = shared.store.write(move |conn| sessions::expire(conn, ms)).await?;
+    let expired = shared
+        .store
+        .write(move |conn| sessions::expire(conn, ms))
+        .await?;
     shared.directory.forget(&expired.sessions);
-    shared.metrics.dropped(Dropped::QueueFull).add(expired.dropped);
+    shared
+        .metrics
+        .dropped(Dropped::QueueFull)
+        .add(expired.dropped);
     for due in expired.wills {
         will::publish(shared, due).await;
     }
@@ -91,9 +103,15 @@ async fn expire_retained(shared: &Shared, now: UnixMillis) -> Result<(), StoreEr
     if gone.is_empty() {
         return Ok(());
     }
-    shared.metrics.retained_messages.set(shared.directory.retained.len() as u64);
+    shared
+        .metrics
+        .retained_messages
+        .set(shared.directory.retained.len() as u64);
     let ms = millis(now);
-    shared.store.write(move |conn| sessions::expire_retained(conn, ms)).await
+    shared
+        .store
+        .write(move |conn| sessions::expire_retained(conn, ms))
+        .await
 }
 
 /// Has connections looked at again whenever something about who is welcome changed, and closes them

@@ -98,7 +98,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         };
         // Nearly every message is telemetry of a device that signs.
         if device.signing != Signing::None
-            && self.data_topic.as_ref().is_some_and(|own| own.as_str() == topic)
+            && self
+                .data_topic
+                .as_ref()
+                .is_some_and(|own| own.as_str() == topic)
         {
             return Class::Contract(Kind::Data);
         }
@@ -184,7 +187,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         kind: Kind,
         now: UnixMillis,
     ) -> Option<Context<'c>> {
-        let Principal::Device(identity) = &self.live.principal else { return None };
+        let Principal::Device(identity) = &self.live.principal else {
+            return None;
+        };
         Some(Context {
             device,
             identity,
@@ -203,10 +208,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let copy = self.shared.broker.wants(topic).then(|| {
             let payload = Bytes::copy_from_slice(publish.payload);
             let message = Message::from_gateway(topic, payload, QoS::AtMostOnce);
-            Box::new(Message { from: self.live.number, source: Source::Client, ..message })
+            Box::new(Message {
+                from: self.live.number,
+                source: Source::Client,
+                ..message
+            })
         });
         let (id, qos) = (publish.packet_id, publish.qos);
-        self.defer(Deferred::Stored { id, qos, message_id, copy });
+        self.defer(Deferred::Stored {
+            id,
+            qos,
+            message_id,
+            copy,
+        });
     }
 
     fn take_free(&mut self, publish: &Publish<'_>, topic: &str, now: UnixMillis, tick: u64) {
@@ -246,9 +260,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         {
             self.session.taken_on_disk(id);
             let id = id.get();
-            self.burst
-                .writes
-                .push(Box::new(move |conn| sessions::take_inbound(conn, session, id)));
+            self.burst.writes.push(Box::new(move |conn| {
+                sessions::take_inbound(conn, session, id)
+            }));
         }
     }
 
@@ -260,13 +274,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         tick: u64,
     ) {
         self.note_rejection(reason, message_id, tick);
-        self.defer(Deferred::Rejected { id: publish.packet_id, qos: publish.qos, reason });
+        self.defer(Deferred::Rejected {
+            id: publish.packet_id,
+            qos: publish.qos,
+            reason,
+        });
     }
 
     /// Counts and logs a rejection and leaves a notice for the device.
     fn note_rejection(&mut self, reason: Reason, message_id: Option<MessageId>, tick: u64) {
         self.shared.metrics.rejected(reason).increment();
-        let Some(device) = self.live.principal.device() else { return };
+        let Some(device) = self.live.principal.device() else {
+            return;
+        };
         if let Some(left_out) = self.traffic.may_log(tick) {
             let line = reason.log_line(Some(device.as_str()));
             tracing::warn!(device = %device, reason = reason.code(), left_out, "{line}");
@@ -278,7 +298,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             let mut text = [0; MAX_REJECTION];
             let id = message_id.map(|id| id.to_string());
             // The buffer is made for the longest notice.
-            let Ok(len) = rejection(reason, id.as_deref(), &mut text) else { return };
+            let Ok(len) = rejection(reason, id.as_deref(), &mut text) else {
+                return;
+            };
             let payload = Bytes::copy_from_slice(text.get(..len).unwrap_or_default());
             let notice = Message::from_gateway(&topic, payload, granted);
             self.session.mailbox().push_back(notice);
@@ -292,12 +314,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let (mut received, mut accepted, mut duplicate) = (0, 0, 0);
         for deferred in deferred.drain(..) {
             match deferred {
-                Deferred::Stored { id, qos, message_id, copy } => {
+                Deferred::Stored {
+                    id,
+                    qos,
+                    message_id,
+                    copy,
+                } => {
                     received += 1;
                     let rejected = match verdicts.next() {
                         Some(Verdict::Stored(_)) => {
                             accepted += 1;
                             if let Some(copy) = copy {
+                                // A copy for who looks on: without room there is none.
                                 route(&self.shared, &copy, self.shared.clock.unchecked_now());
                             }
                             None
@@ -323,7 +351,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     self.refuse(id, qos, reason);
                 }
                 Deferred::Routed(plan) => {
-                    plan.finish(&self.shared, self.shared.clock.unchecked_now());
+                    let now = self.shared.clock.unchecked_now();
+                    let waiting = plan.finish(&self.shared, now);
+                    // QoS 0 is not worth waiting for.
+                    self.unrouted
+                        .extend(waiting.filter(|left| left.qos > QoS::AtMostOnce));
                 }
                 Deferred::Answer { id, qos, reason } => {
                     let (session, out) = self.output();

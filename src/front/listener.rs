@@ -40,9 +40,16 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     #[error("listener {name}: cannot listen on {address}: {source}; is another program using it?")]
-    Bind { name: String, address: SocketAddr, source: io::Error },
+    Bind {
+        name: String,
+        address: SocketAddr,
+        source: io::Error,
+    },
     #[error("listener {name}: {source}")]
-    Credentials { name: String, source: CredentialsError },
+    Credentials {
+        name: String,
+        source: CredentialsError,
+    },
 }
 
 /// A listener with its socket open.
@@ -57,6 +64,11 @@ impl Bound {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    #[must_use]
+    pub fn mode(&self) -> ListenerMode {
+        self.config.mode
     }
 
     /// The address it has, with the port the system chose if none was given.
@@ -75,9 +87,16 @@ impl Bound {
 pub fn bind(listeners: &BTreeMap<String, config::Listener>) -> Result<Vec<Bound>, BindError> {
     let bind = |(name, config): (&String, &config::Listener)| {
         let address = config.address;
-        let socket = open(address)
-            .map_err(|source| BindError::Bind { name: name.clone(), address, source })?;
-        Ok(Bound { name: name.clone(), socket, config: config.clone() })
+        let socket = open(address).map_err(|source| BindError::Bind {
+            name: name.clone(),
+            address,
+            source,
+        })?;
+        Ok(Bound {
+            name: name.clone(),
+            socket,
+            config: config.clone(),
+        })
     };
     listeners.iter().map(bind).collect()
 }
@@ -100,10 +119,16 @@ pub fn run(bound: Vec<Bound>, shared: &Arc<Shared>, tasks: &Tasks) -> Result<(),
     for bound in bound {
         let credentials = shared.credentials.borrow().clone();
         let config = tls::configure(&credentials, &bound.config).map_err(|source| {
-            BindError::Credentials { name: bound.name.clone(), source }
+            BindError::Credentials {
+                name: bound.name.clone(),
+                source,
+            }
         })?;
         announce(&bound);
-        tasks.spawn("listener", accept(bound, config, shared.clone(), tasks.clone()));
+        tasks.spawn(
+            "listener",
+            accept(bound, config, shared.clone(), tasks.clone()),
+        );
     }
     tasks.spawn("front housekeeping", housekeeping::keep(shared.clone()));
     tasks.spawn("front watch", housekeeping::watch(shared.clone()));
@@ -184,7 +209,10 @@ async fn accept(
 /// A connection that ended before it was accepted says nothing about the next.
 fn is_about_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind as K;
-    matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::Interrupted)
+    matches!(
+        error.kind(),
+        K::ConnectionAborted | K::ConnectionReset | K::Interrupted
+    )
 }
 
 /// From TCP to MQTT.
@@ -198,13 +226,23 @@ async fn welcome(
     // Acknowledgements are small and awaited; it fails only if the peer is gone already.
     let _ = stream.set_nodelay(true);
     let Some(acceptor) = acceptor else {
-        let arrival = Arrival { io: stream, address, certificate: None, principal: None };
+        let arrival = Arrival {
+            io: stream,
+            address,
+            certificate: None,
+            principal: None,
+        };
         return connect::serve(shared, arrival).await;
     };
     let greeted = Box::pin(greet(&shared, stream, acceptor, mode)).await;
     match greeted {
         Ok((io, certificate, principal)) => {
-            let arrival = Arrival { io, address, certificate, principal };
+            let arrival = Arrival {
+                io,
+                address,
+                certificate,
+                principal,
+            };
             connect::serve(shared, arrival).await;
         }
         Err(Failed { cause, text }) => {
@@ -225,8 +263,11 @@ struct Failed {
 }
 
 impl Failed {
-    fn new(cause: HandshakeFailure, text: impl ToString) -> Self {
-        Self { cause, text: text.to_string() }
+    fn new(cause: HandshakeFailure, text: &impl ToString) -> Self {
+        Self {
+            cause,
+            text: text.to_string(),
+        }
     }
 }
 
@@ -242,7 +283,7 @@ async fn greet(
     let now = shared
         .clock
         .now()
-        .map_err(|error| Failed::new(HandshakeFailure::ClockUntrusted, error))?;
+        .map_err(|error| Failed::new(HandshakeFailure::ClockUntrusted, &error))?;
     let handshake = async {
         // A peer that says nothing takes no place among those that do.
         stream.readable().await?;
@@ -251,8 +292,8 @@ async fn greet(
     };
     let io = match timeout(shared.limits.handshake_timeout, handshake).await {
         Ok(Ok(io)) => io,
-        Ok(Err(error)) => return Err(Failed::new(tls::cause(&error), error)),
-        Err(late) => return Err(Failed::new(HandshakeFailure::Timeout, late)),
+        Ok(Err(error)) => return Err(Failed::new(tls::cause(&error), &error)),
+        Err(late) => return Err(Failed::new(HandshakeFailure::Timeout, &late)),
     };
     let session = io.get_ref().1;
     shared.metrics.handshakes.increment();
@@ -266,7 +307,7 @@ async fn greet(
         .credentials
         .borrow()
         .peer(session.peer_certificates(), tls::utc(now))
-        .map_err(|error| Failed::new(tls::refusal(&error), error))?;
+        .map_err(|error| Failed::new(tls::refusal(&error), &error))?;
     let principal = identify(shared, &peer.identity)?;
     Ok((io, Some(peer), Some(principal)))
 }
@@ -277,14 +318,18 @@ fn identify(shared: &Shared, identity: &Identity) -> Result<Principal, Failed> {
         Identity::Operator(name) => return Ok(Principal::Operator(name.as_str().into())),
         Identity::Device(name) => name,
     };
-    let id = name.parse().map_err(|error| Failed::new(HandshakeFailure::BadIdentity, error))?;
+    let id = name
+        .parse()
+        .map_err(|error| Failed::new(HandshakeFailure::BadIdentity, &error))?;
     match shared.registry.get(&id) {
         Some(device) if device.enabled => Ok(Principal::Device(id)),
-        Some(_) => {
-            Err(Failed::new(HandshakeFailure::DisabledDevice, format!("device {id} is disabled")))
-        }
-        None => {
-            Err(Failed::new(HandshakeFailure::UnknownDevice, format!("no device {id} is known")))
-        }
+        Some(_) => Err(Failed::new(
+            HandshakeFailure::DisabledDevice,
+            &format!("device {id} is disabled"),
+        )),
+        None => Err(Failed::new(
+            HandshakeFailure::UnknownDevice,
+            &format!("no device {id} is known"),
+        )),
     }
 }

@@ -10,17 +10,17 @@ use super::{Why, message::Message};
 
 /// Something to look at, gathered until the connection wakes up.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Signals {
+pub(super) struct Signals {
     /// Messages are in the mailbox.
-    pub messages: bool,
+    pub(super) messages: bool,
     /// The session's queue on disk has grown.
-    pub queue: bool,
+    pub(super) queue: bool,
     /// Commands wait for the device.
-    pub commands: bool,
+    pub(super) commands: bool,
     /// The registry or the credentials changed: is this connection still welcome?
-    pub recheck: bool,
+    pub(super) recheck: bool,
     /// To be closed.
-    pub close: Option<Why>,
+    pub(super) close: Option<Why>,
 }
 
 impl Signals {
@@ -31,7 +31,7 @@ impl Signals {
 
 /// One connection's mailbox: at most `max_messages` and `max_bytes`, what is beyond is refused.
 #[derive(Debug)]
-pub struct Mailbox {
+pub(super) struct Mailbox {
     inner: Mutex<Inner>,
     max_messages: usize,
     max_bytes: usize,
@@ -48,8 +48,12 @@ struct Inner {
 
 impl Mailbox {
     #[must_use]
-    pub fn new(max_messages: usize, max_bytes: usize) -> Self {
-        Self { inner: Mutex::default(), max_messages, max_bytes }
+    pub(super) fn new(max_messages: usize, max_bytes: usize) -> Self {
+        Self {
+            inner: Mutex::default(),
+            max_messages,
+            max_bytes,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -58,7 +62,7 @@ impl Mailbox {
     }
 
     /// Leaves a message; false if there is no room or nobody will come for it.
-    pub fn push(&self, message: Message) -> bool {
+    pub(super) fn push(&self, message: Message) -> bool {
         let mut inner = self.lock();
         let size = message.payload.len() + message.topic.len() + message.properties.len();
         if inner.closed
@@ -75,21 +79,21 @@ impl Mailbox {
     }
 
     /// Leaves a signal.
-    pub fn signal(&self, set: impl FnOnce(&mut Signals)) {
+    pub(super) fn signal(&self, set: impl FnOnce(&mut Signals)) {
         let mut inner = self.lock();
         set(&mut inner.signals);
         wake(inner);
     }
 
     /// Asks the connection to close; the first reason counts.
-    pub fn close(&self, why: Why) {
+    pub(super) fn close(&self, why: Why) {
         self.signal(|signals| {
             signals.close.get_or_insert(why);
         });
     }
 
     /// Takes the signals; pending until there are some.
-    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Signals> {
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Signals> {
         let mut inner = self.lock();
         if inner.signals.any() {
             return Poll::Ready(std::mem::take(&mut inner.signals));
@@ -102,7 +106,7 @@ impl Mailbox {
     }
 
     /// Takes all messages, in order, leaving `empty`'s memory in their place.
-    pub fn take(&self, empty: &mut VecDeque<Message>) {
+    pub(super) fn take(&self, empty: &mut VecDeque<Message>) {
         debug_assert!(empty.is_empty());
         let mut inner = self.lock();
         inner.bytes = 0;
@@ -110,7 +114,7 @@ impl Mailbox {
     }
 
     /// Nobody comes for messages any more.
-    pub fn shut(&self) {
+    pub(super) fn shut(&self) {
         let mut inner = self.lock();
         inner.closed = true;
         inner.messages = VecDeque::new();

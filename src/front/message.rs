@@ -34,24 +34,24 @@ pub enum ReplyRoute {
 
 /// A message in memory.
 #[derive(Clone, Debug)]
-pub struct Message {
-    pub topic: Arc<str>,
-    pub payload: Bytes,
-    pub qos: QoS,
-    pub retain: bool,
+pub(super) struct Message {
+    pub(super) topic: Arc<str>,
+    pub(super) payload: Bytes,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
     /// What travels with the message in PUBLISH's encoding; without message expiry, alias and
     /// subscription identifiers.
-    pub properties: Bytes,
-    pub expires_at: Option<UnixMillis>,
+    pub(super) properties: Bytes,
+    pub(super) expires_at: Option<UnixMillis>,
     /// The connection that published it; 0 for none.
-    pub from: u64,
-    pub source: Source,
+    pub(super) from: u64,
+    pub(super) source: Source,
 }
 
 impl Message {
     /// A message of the gateway's own.
     #[must_use]
-    pub fn from_gateway(topic: &str, payload: Bytes, qos: QoS) -> Self {
+    pub(super) fn from_gateway(topic: &str, payload: Bytes, qos: QoS) -> Self {
         Self {
             topic: topic.into(),
             payload,
@@ -66,15 +66,18 @@ impl Message {
 
     /// A command that was signed just now.
     #[must_use]
-    pub fn command(id: MessageId, prepared: Prepared) -> Self {
+    pub(super) fn command(id: MessageId, prepared: Prepared) -> Self {
         let message = Self::from_gateway(&prepared.topic, prepared.payload, QoS::AtLeastOnce);
-        Self { source: Source::Command(id), ..message }
+        Self {
+            source: Source::Command(id),
+            ..message
+        }
     }
 }
 
 /// Where a message towards a peer comes from, which decides how it is sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Source {
+pub(super) enum Source {
     /// The gateway itself: a reply, a rejection notice.
     Gateway,
     /// A command, by its id; sent with QoS 1 at most, since devices know commands again by their id.
@@ -82,14 +85,20 @@ pub enum Source {
     /// Another client, through the broker.
     Client,
     /// The retained messages, for a subscription just made with this QoS and identifier.
-    Retained { granted: QoS, identifier: Option<u32> },
+    Retained {
+        granted: QoS,
+        identifier: Option<u32>,
+    },
 }
 
 /// The properties a server passes on, and when the message expires.
 ///
 /// Message expiry counts from `now` on, so what is passed on later is the rest of it.
 #[must_use]
-pub fn forwarded(properties: RawProperties<'_>, now: UnixMillis) -> (Bytes, Option<UnixMillis>) {
+pub(super) fn forwarded(
+    properties: RawProperties<'_>,
+    now: UnixMillis,
+) -> (Bytes, Option<UnixMillis>) {
     if properties.is_empty() {
         return (Bytes::new(), None);
     }
@@ -99,14 +108,17 @@ pub fn forwarded(properties: RawProperties<'_>, now: UnixMillis) -> (Bytes, Opti
     let expires_at = properties
         .message_expiry_interval()
         .map(|seconds| UnixMillis(now.0.saturating_add(u64::from(seconds) * 1000)));
-    let bytes =
-        if complete { Bytes::copy_from_slice(kept.as_raw().as_bytes()) } else { Bytes::new() };
+    let bytes = if complete {
+        Bytes::copy_from_slice(kept.as_raw().as_bytes())
+    } else {
+        Bytes::new()
+    };
     (bytes, expires_at)
 }
 
 /// The properties of a PUBLISH to a subscriber, or `None` if the message is past its time.
 #[must_use]
-pub fn properties_for(
+pub(super) fn properties_for(
     kept: &[u8],
     expires_at: Option<UnixMillis>,
     identifiers: &[u32],
@@ -152,6 +164,9 @@ mod tests {
         assert_eq!(read.content_type(), Some("text/plain"));
         assert_eq!(read.user_properties().collect::<Vec<_>>(), [("a", "1")]);
         assert_eq!(read.subscription_identifiers().collect::<Vec<_>>(), [5]);
-        assert!(properties_for(&kept, expires_at, &[], UnixMillis(11_000)).is_none(), "past it");
+        assert!(
+            properties_for(&kept, expires_at, &[], UnixMillis(11_000)).is_none(),
+            "past it"
+        );
     }
 }

@@ -136,8 +136,12 @@ pub enum Dropped {
 }
 
 impl Dropped {
-    pub const ALL: [Self; 4] =
-        [Self::QueueFull, Self::Expired, Self::TooLarge, Self::NoSubscription];
+    pub const ALL: [Self; 4] = [
+        Self::QueueFull,
+        Self::Expired,
+        Self::TooLarge,
+        Self::NoSubscription,
+    ];
 
     /// As a metric's label.
     #[must_use]
@@ -212,8 +216,14 @@ impl FrontMetrics {
 }
 
 /// The counter at the label's place in the list of labels.
-#[expect(clippy::indexing_slicing, reason = "the arrays are as long as the lists of all labels")]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the arrays are as long as the lists of all labels"
+)]
 fn of<'c, L: Copy + PartialEq>(labels: &[L], counters: &'c [Counter], label: L) -> &'c Counter {
-    let at = labels.iter().position(|other| *other == label).unwrap_or_default();
+    let at = labels
+        .iter()
+        .position(|other| *other == label)
+        .unwrap_or_default();
     &counters[at]
 }

@@ -199,7 +199,10 @@ impl Shared {
     /// Whether one more failed handshake may be logged, and how many were left out since the last.
     fn may_log_handshake(&self) -> Option<u32> {
         let (interval, burst) = HANDSHAKE_LOG;
-        if self.handshake_log.take(Rate::every(interval, burst), self.tick()) {
+        if self
+            .handshake_log
+            .take(Rate::every(interval, burst), self.tick())
+        {
             return Some(self.handshakes_unlogged.swap(0, Ordering::Relaxed));
         }
         self.handshakes_unlogged.fetch_add(1, Ordering::Relaxed);

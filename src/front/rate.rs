@@ -10,13 +10,13 @@ use std::{
 
 /// A bucket. Time is nanoseconds since any fixed moment, the same for all calls.
 #[derive(Debug, Default)]
-pub struct Bucket {
+pub(super) struct Bucket {
     paid_until: AtomicU64,
 }
 
 /// What a bucket allows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Rate {
+pub(super) struct Rate {
     /// Time per message, in nanoseconds; 0 is without limit.
     interval: u64,
     /// How far ahead of its rate a sender may run, in nanoseconds.
@@ -26,28 +26,37 @@ pub struct Rate {
 impl Rate {
     /// `per_second` messages, running ahead by at most `burst`; 0 per second is without limit.
     #[must_use]
-    pub fn new(per_second: u32, burst: u32) -> Self {
+    pub(super) fn new(per_second: u32, burst: u32) -> Self {
         if per_second == 0 {
-            return Self { interval: 0, ahead: 0 };
+            return Self {
+                interval: 0,
+                ahead: 0,
+            };
         }
         Self::of(1_000_000_000 / u64::from(per_second), burst)
     }
 
     /// One per `interval`, running ahead by at most `burst`.
     #[must_use]
-    pub fn every(interval: Duration, burst: u32) -> Self {
-        Self::of(u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX), burst)
+    pub(super) fn every(interval: Duration, burst: u32) -> Self {
+        Self::of(
+            u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX),
+            burst,
+        )
     }
 
     fn of(interval: u64, burst: u32) -> Self {
-        Self { interval, ahead: interval.saturating_mul(u64::from(burst.max(1))) }
+        Self {
+            interval,
+            ahead: interval.saturating_mul(u64::from(burst.max(1))),
+        }
     }
 }
 
 impl Bucket {
     /// Takes one message out; false if there is none.
     #[inline]
-    pub fn take(&self, rate: Rate, now: u64) -> bool {
+    pub(super) fn take(&self, rate: Rate, now: u64) -> bool {
         if rate.interval == 0 {
             return true;
         }
@@ -71,7 +80,7 @@ impl Bucket {
 
     /// How long until a tenth of the burst (at least one message) can be taken again.
     #[must_use]
-    pub fn recovery(&self, rate: Rate, now: u64) -> Duration {
+    pub(super) fn recovery(&self, rate: Rate, now: u64) -> Duration {
         let room = (rate.ahead / 10).max(rate.interval);
         let paid = self.paid_until.load(Ordering::Relaxed);
         let limit = now.saturating_add(rate.ahead).saturating_sub(room);
@@ -91,8 +100,16 @@ mod tests {
         let taken = |now: u64| (0..100).filter(|_| bucket.take(rate, now)).count();
         assert_eq!(taken(50 * SECOND), 5, "the burst");
         assert_eq!(taken(50 * SECOND), 0);
-        assert_eq!(taken(51 * SECOND), 5, "a full bucket holds no more than the burst");
-        assert_eq!(taken(51 * SECOND + SECOND / 10), 1, "ten per second from then on");
+        assert_eq!(
+            taken(51 * SECOND),
+            5,
+            "a full bucket holds no more than the burst"
+        );
+        assert_eq!(
+            taken(51 * SECOND + SECOND / 10),
+            1,
+            "ten per second from then on"
+        );
     }
 
     #[test]

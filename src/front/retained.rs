@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, PoisonError},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use tidegate_mqtt::topic::matches;
@@ -12,7 +12,7 @@ use crate::clock::UnixMillis;
 
 /// All retained messages, bounded in number and bytes.
 #[derive(Debug)]
-pub struct Retained {
+pub(super) struct Retained {
     kept: RwLock<Kept>,
     max_messages: usize,
     max_bytes: usize,
@@ -26,8 +26,12 @@ struct Kept {
 
 impl Retained {
     #[must_use]
-    pub fn new(max_messages: usize, max_bytes: usize) -> Self {
-        Self { kept: RwLock::default(), max_messages, max_bytes }
+    pub(super) fn new(max_messages: usize, max_bytes: usize) -> Self {
+        Self {
+            kept: RwLock::default(),
+            max_messages,
+            max_bytes,
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Kept> {
@@ -39,18 +43,13 @@ impl Retained {
     }
 
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.read().messages.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Retains `message` in place of any on its topic; without a payload there is then none
     /// (section 3.3.1.3). False if there is no room.
-    pub fn set(&self, message: &Message) -> bool {
+    pub(super) fn set(&self, message: &Message) -> bool {
         let mut kept = self.write();
         let before = kept.messages.get(&message.topic).map_or(0, size);
         if message.payload.is_empty() {
@@ -69,11 +68,17 @@ impl Retained {
 
     /// Those on topics that `filter` matches and that have not expired.
     #[must_use]
-    pub fn matching(&self, filter: &str, now: UnixMillis) -> Vec<Message> {
+    pub(super) fn matching(&self, filter: &str, now: UnixMillis) -> Vec<Message> {
         let kept = self.read();
         let fresh = |message: &&Message| message.expires_at.is_none_or(|at| at > now);
         if !filter.contains(['+', '#']) {
-            return kept.messages.get(filter).filter(fresh).cloned().into_iter().collect();
+            return kept
+                .messages
+                .get(filter)
+                .filter(fresh)
+                .cloned()
+                .into_iter()
+                .collect();
         }
         kept.messages
             .values()
@@ -84,7 +89,7 @@ impl Retained {
     }
 
     /// Forgets what has expired and returns the topics.
-    pub fn expire(&self, now: UnixMillis) -> Vec<Arc<str>> {
+    pub(super) fn expire(&self, now: UnixMillis) -> Vec<Arc<str>> {
         let mut kept = self.write();
         let mut gone = Vec::new();
         let mut bytes = 0;
@@ -130,8 +135,14 @@ mod tests {
     fn set_replace_clear() {
         let retained = Retained::new(2, 1000);
         assert!(retained.set(&message("a", "1")) && retained.set(&message("b", "1")));
-        assert!(!retained.set(&message("c", "1")), "two topics are the limit");
-        assert!(retained.set(&message("a", "22")), "a replacement needs no room");
+        assert!(
+            !retained.set(&message("c", "1")),
+            "two topics are the limit"
+        );
+        assert!(
+            retained.set(&message("a", "22")),
+            "a replacement needs no room"
+        );
         assert_eq!(retained.matching("+", UnixMillis(0)).len(), 2);
         assert_eq!(retained.matching("a", UnixMillis(0))[0].payload, "22");
         assert!(retained.set(&message("a", "")));
@@ -144,7 +155,10 @@ mod tests {
         let retained = Retained::new(10, 10);
         assert!(retained.set(&message("a", "12345")));
         assert!(!retained.set(&message("b", "12345")));
-        let short = Message { expires_at: Some(UnixMillis(5)), ..message("a", "12") };
+        let short = Message {
+            expires_at: Some(UnixMillis(5)),
+            ..message("a", "12")
+        };
         assert!(retained.set(&short));
         assert!(retained.matching("#", UnixMillis(5)).is_empty(), "expired");
         assert_eq!(retained.expire(UnixMillis(5)).len(), 1);

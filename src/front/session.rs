@@ -32,20 +32,18 @@ use crate::{
 };
 
 /// Topic aliases a peer may define (MQTT 5). More than a device has topics; each may cost 64 KiB.
-pub const TOPIC_ALIAS_MAXIMUM: u16 = 16;
+pub(super) const TOPIC_ALIAS_MAXIMUM: u16 = 16;
 
 /// QoS 2 messages a 3.1.1 peer, which knows no receive maximum, may leave unreleased.
 const UNRELEASED_MAXIMUM: usize = 4_096;
 
 /// What ends a connection because the peer broke a rule that needs state to know.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Breach {
+pub(super) enum Breach {
     #[error("more unacknowledged messages than the receive maximum")]
     ReceiveMaximum,
     #[error("a topic alias that is over the maximum or was never defined")]
     TopicAlias,
-    #[error("a topic name that is not valid")]
-    TopicName,
     #[error("PUBREL before PUBREC")]
     EarlyRelease,
     #[error("AUTH without an authentication method")]
@@ -57,11 +55,10 @@ pub enum Breach {
 impl Breach {
     /// For DISCONNECT.
     #[must_use]
-    pub const fn reason(self) -> ReasonCode {
+    pub(super) const fn reason(self) -> ReasonCode {
         match self {
             Self::ReceiveMaximum => ReasonCode::ReceiveMaximumExceeded,
             Self::TopicAlias => ReasonCode::TopicAliasInvalid,
-            Self::TopicName => ReasonCode::TopicNameInvalid,
             Self::EarlyRelease | Self::Auth | Self::SessionExpiry => ReasonCode::ProtocolError,
         }
     }
@@ -69,7 +66,7 @@ impl Breach {
 
 /// What a PUBLISH is, apart from its topic and payload.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Inbound {
+pub(super) enum Inbound {
     /// To be taken. The topic an alias stands for, if the packet has none itself.
     New(Option<Arc<str>>),
     /// A QoS 2 message that was taken before: PUBREC again, if it was answered already.
@@ -78,7 +75,7 @@ pub enum Inbound {
 
 /// What to do about a PUBREL.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Release {
+pub(super) enum Release {
     /// PUBCOMP at once.
     Now(ReasonCode),
     /// PUBCOMP when [`Progress::released`] is on disk.
@@ -87,7 +84,7 @@ pub enum Release {
 
 /// What to do about a PUBREC.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Received {
+pub(super) enum Received {
     /// PUBREL at once.
     Now(ReasonCode),
     /// PUBREL when [`Progress::received`] is on disk.
@@ -124,39 +121,39 @@ enum What {
 
 /// What [`Session::pump`] did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Pumped {
-    pub sent: u64,
-    pub expired: u64,
-    pub too_large: u64,
-    pub unsubscribed: u64,
+pub(super) struct Pumped {
+    pub(super) sent: u64,
+    pub(super) expired: u64,
+    pub(super) too_large: u64,
+    pub(super) unsubscribed: u64,
 }
 
 /// What CONNECT settled.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms {
-    pub version: Version,
-    pub peer: Peer,
+pub(super) struct Terms {
+    pub(super) version: Version,
+    pub(super) peer: Peer,
     /// The session outlives the connection.
-    pub durable: bool,
+    pub(super) durable: bool,
     /// Ours: QoS 1 and 2 messages an MQTT 5 peer may leave unacknowledged.
-    pub receive_maximum: u16,
+    pub(super) receive_maximum: u16,
     /// How many we may: the lower of the peer's receive maximum and our limit.
-    pub window: u16,
+    pub(super) window: u16,
     /// This connection's number, to know its own messages.
-    pub number: u64,
+    pub(super) number: u64,
     /// Messages up to this number may have reached the peer on an earlier connection.
-    pub sent_through: i64,
+    pub(super) sent_through: i64,
 }
 
 /// The protocol state of one connection.
 #[derive(Debug)]
-pub struct Session {
+pub(super) struct Session {
     terms: Terms,
-    pub subscriptions: Subscriptions,
+    pub(super) subscriptions: Subscriptions,
     /// What the store is to learn.
-    pub progress: Progress,
+    pub(super) progress: Progress,
     /// Commands the peer confirmed.
-    pub delivered: Vec<MessageId>,
+    pub(super) delivered: Vec<MessageId>,
     aliases: Vec<Option<Arc<str>>>,
     incoming: u16,
     taken: BTreeMap<NonZeroU16, Taken>,
@@ -168,8 +165,12 @@ pub struct Session {
 
 impl Session {
     #[must_use]
-    pub fn new(terms: Terms, subscriptions: Subscriptions, inbound: &[u16]) -> Self {
-        let resumed = Taken { stored: true, answered: true, counted: false };
+    pub(super) fn new(terms: Terms, subscriptions: Subscriptions, inbound: &[u16]) -> Self {
+        let resumed = Taken {
+            stored: true,
+            answered: true,
+            counted: false,
+        };
         Self {
             terms,
             subscriptions,
@@ -189,17 +190,17 @@ impl Session {
     }
 
     #[must_use]
-    pub fn version(&self) -> Version {
+    pub(super) fn version(&self) -> Version {
         self.terms.version
     }
 
     #[must_use]
-    pub fn peer(&self) -> &Peer {
+    pub(super) fn peer(&self) -> &Peer {
         &self.terms.peer
     }
 
     #[must_use]
-    pub fn is_durable(&self) -> bool {
+    pub(super) fn is_durable(&self) -> bool {
         self.terms.durable
     }
 
@@ -210,12 +211,14 @@ impl Session {
     /// # Errors
     /// [`Breach`]: close the connection.
     #[inline]
-    pub fn publish(&mut self, publish: &Publish<'_>) -> Result<Inbound, Breach> {
+    pub(super) fn publish(&mut self, publish: &Publish<'_>) -> Result<Inbound, Breach> {
         let topic = match publish.properties.topic_alias() {
             None => None,
             Some(alias) => self.resolve(alias, publish.topic)?,
         };
-        let Some(id) = publish.packet_id else { return Ok(Inbound::New(topic)) };
+        let Some(id) = publish.packet_id else {
+            return Ok(Inbound::New(topic));
+        };
         if publish.qos == QoS::ExactlyOnce {
             if let Some(taken) = self.taken.get_mut(&id) {
                 let (answered, count) = (taken.answered, !taken.counted);
@@ -228,7 +231,11 @@ impl Session {
             if self.taken.len() >= UNRELEASED_MAXIMUM {
                 return Err(Breach::ReceiveMaximum);
             }
-            let taken = Taken { stored: false, answered: false, counted: true };
+            let taken = Taken {
+                stored: false,
+                answered: false,
+                counted: true,
+            };
             self.taken.insert(id, taken);
         }
         self.count()?;
@@ -265,7 +272,7 @@ impl Session {
     }
 
     /// Notes that the identifier of a QoS 2 message is on disk with the message.
-    pub fn taken_on_disk(&mut self, id: NonZeroU16) {
+    pub(super) fn taken_on_disk(&mut self, id: NonZeroU16) {
         if let Some(taken) = self.taken.get_mut(&id) {
             taken.stored = true;
         }
@@ -273,18 +280,27 @@ impl Session {
 
     /// Answers a PUBLISH: PUBACK for QoS 1, PUBREC for QoS 2.
     #[inline]
-    pub fn answer(&mut self, id: NonZeroU16, qos: QoS, reason: ReasonCode, out: &mut BytesMut) {
+    pub(super) fn answer(
+        &mut self,
+        id: NonZeroU16,
+        qos: QoS,
+        reason: ReasonCode,
+        out: &mut BytesMut,
+    ) {
         let kind = match qos {
             QoS::ExactlyOnce => AckKind::PubRec,
             _ => AckKind::PubAck,
         };
-        let ack = Ack { reason, ..Ack::success(kind, id) };
+        let ack = Ack {
+            reason,
+            ..Ack::success(kind, id)
+        };
         self.write_ack(&ack, out);
         self.answered(id, qos, reason);
     }
 
     /// [`Session::answer`] with a reason string, for a peer that reads them.
-    pub fn refuse(
+    pub(super) fn refuse(
         &mut self,
         id: NonZeroU16,
         qos: QoS,
@@ -299,7 +315,12 @@ impl Session {
         let mut properties = PropertyBuf::new();
         // The texts are short and ours.
         let _ = properties.push(Property::ReasonString(text));
-        let ack = Ack { kind, packet_id: id, reason, properties: properties.as_raw() };
+        let ack = Ack {
+            kind,
+            packet_id: id,
+            reason,
+            properties: properties.as_raw(),
+        };
         self.write_ack(&ack, out);
         self.answered(id, qos, reason);
     }
@@ -327,7 +348,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Breach::EarlyRelease`].
-    pub fn pubrel(&mut self, id: NonZeroU16) -> Result<Release, Breach> {
+    pub(super) fn pubrel(&mut self, id: NonZeroU16) -> Result<Release, Breach> {
         match self.taken.get(&id) {
             None => Ok(Release::Now(ReasonCode::PacketIdentifierNotFound)),
             Some(taken) if !taken.answered => Err(Breach::EarlyRelease),
@@ -340,29 +361,29 @@ impl Session {
     }
 
     /// Writes PUBCOMP: the identifier is free again.
-    pub fn pubcomp(&mut self, id: NonZeroU16, reason: ReasonCode, out: &mut BytesMut) {
+    pub(super) fn pubcomp(&mut self, id: NonZeroU16, reason: ReasonCode, out: &mut BytesMut) {
         self.forget_taken(id);
-        self.write_ack(&Ack { reason, ..Ack::success(AckKind::PubComp, id) }, out);
-    }
-
-    /// Messages the peer is owed an acknowledgement for.
-    #[must_use]
-    pub fn incoming(&self) -> usize {
-        usize::from(self.incoming)
+        self.write_ack(
+            &Ack {
+                reason,
+                ..Ack::success(AckKind::PubComp, id)
+            },
+            out,
+        );
     }
 
     // --- acknowledgements from the peer ----------------------------------------------------------
 
     /// Takes a PUBACK. One for an unknown identifier changes nothing: it is about an earlier
     /// connection.
-    pub fn puback(&mut self, id: NonZeroU16) {
+    pub(super) fn puback(&mut self, id: NonZeroU16) {
         if self.in_flight(id).is_some_and(|(_, entry)| !entry.received) {
             self.finish(id);
         }
     }
 
     /// Takes a PUBREC.
-    pub fn pubrec(&mut self, id: NonZeroU16, reason: ReasonCode) -> Received {
+    pub(super) fn pubrec(&mut self, id: NonZeroU16, reason: ReasonCode) -> Received {
         let Some((at, entry)) = self.in_flight(id) else {
             return Received::Now(ReasonCode::PacketIdentifierNotFound);
         };
@@ -386,12 +407,18 @@ impl Session {
     }
 
     /// Writes PUBREL.
-    pub fn release(&mut self, id: NonZeroU16, reason: ReasonCode, out: &mut BytesMut) {
-        self.write_ack(&Ack { reason, ..Ack::success(AckKind::PubRel, id) }, out);
+    pub(super) fn release(&mut self, id: NonZeroU16, reason: ReasonCode, out: &mut BytesMut) {
+        self.write_ack(
+            &Ack {
+                reason,
+                ..Ack::success(AckKind::PubRel, id)
+            },
+            out,
+        );
     }
 
     /// Takes a PUBCOMP.
-    pub fn completed(&mut self, id: NonZeroU16) {
+    pub(super) fn completed(&mut self, id: NonZeroU16) {
         if self.in_flight(id).is_some_and(|(_, entry)| entry.received) {
             self.finish(id);
         }
@@ -399,14 +426,19 @@ impl Session {
 
     fn in_flight(&self, id: NonZeroU16) -> Option<(usize, InFlight)> {
         // Peers acknowledge in order, so it is nearly always the first.
-        self.outgoing.iter().position(|entry| entry.id == id).and_then(|at| {
-            let entry = self.outgoing.get(at)?;
-            Some((at, *entry))
-        })
+        self.outgoing
+            .iter()
+            .position(|entry| entry.id == id)
+            .and_then(|at| {
+                let entry = self.outgoing.get(at)?;
+                Some((at, *entry))
+            })
     }
 
     fn finish(&mut self, id: NonZeroU16) {
-        let Some((at, entry)) = self.in_flight(id) else { return };
+        let Some((at, entry)) = self.in_flight(id) else {
+            return;
+        };
         self.outgoing.remove(at);
         match entry.what {
             What::Volatile => {}
@@ -418,36 +450,40 @@ impl Session {
     // --- towards the peer ------------------------------------------------------------------------
 
     /// Takes messages from the session's queue on disk, in order.
-    pub fn queue(&mut self, page: Vec<Waiting>) {
+    pub(super) fn queue(&mut self, page: Vec<Waiting>) {
         self.queued.extend(page);
     }
 
     /// Messages from the queue on disk that wait here or are unacknowledged.
     #[must_use]
-    pub fn queued(&self) -> usize {
+    pub(super) fn queued(&self) -> usize {
         self.queued.len()
     }
 
     /// Room for more messages from the mailbox.
     #[must_use]
-    pub fn wants_messages(&self) -> bool {
+    pub(super) fn wants_messages(&self) -> bool {
         self.volatile.is_empty()
     }
 
     /// Where to put messages that live as long as the connection.
-    pub fn mailbox(&mut self) -> &mut VecDeque<Message> {
+    pub(super) fn mailbox(&mut self) -> &mut VecDeque<Message> {
         &mut self.volatile
     }
 
     /// Sends what waits: until there is nothing more, the window is full, or `out` has `full` bytes.
-    pub fn pump(&mut self, now: UnixMillis, full: usize, out: &mut BytesMut) -> Pumped {
+    pub(super) fn pump(&mut self, now: UnixMillis, full: usize, out: &mut BytesMut) -> Pumped {
         let mut pumped = Pumped::default();
         while out.len() < full && self.has_window() {
-            let Some(waiting) = self.queued.pop_front() else { break };
-            self.send_queued(waiting, now, out, &mut pumped);
+            let Some(waiting) = self.queued.pop_front() else {
+                break;
+            };
+            self.send_queued(&waiting, now, out, &mut pumped);
         }
         while out.len() < full {
-            let Some(message) = self.volatile.pop_front() else { break };
+            let Some(message) = self.volatile.pop_front() else {
+                break;
+            };
             if let Some(message) = self.send(message, now, out, &mut pumped) {
                 self.volatile.push_front(message);
                 break;
@@ -462,23 +498,30 @@ impl Session {
 
     fn send_queued(
         &mut self,
-        waiting: Waiting,
+        waiting: &Waiting,
         now: UnixMillis,
         out: &mut BytesMut,
         pumped: &mut Pumped,
     ) {
         let seq = waiting.seq;
-        let Some(id) = NonZeroU16::new(packet_id(seq)) else { return };
+        let Some(id) = NonZeroU16::new(packet_id(seq)) else {
+            return;
+        };
         let qos = QoS::from_bits(waiting.qos).unwrap_or(QoS::AtLeastOnce);
         let dup = seq <= self.terms.sent_through;
-        let entry = InFlight { id, received: waiting.received, what: What::Queued(seq) };
+        let entry = InFlight {
+            id,
+            received: waiting.received,
+            what: What::Queued(seq),
+        };
         if waiting.received {
             self.outgoing.push_back(entry);
             self.release(id, ReasonCode::Success, out);
             return;
         }
-        let expires_at =
-            waiting.expires_at.map(|at| UnixMillis(u64::try_from(at).unwrap_or_default()));
+        let expires_at = waiting
+            .expires_at
+            .map(|at| UnixMillis(u64::try_from(at).unwrap_or_default()));
         // What may have been sent is sent again even if its time is over: the flow must end
         // (5.0, section 4.4).
         let expires_at = if dup { None } else { expires_at };
@@ -517,9 +560,14 @@ impl Session {
     ) -> Option<Message> {
         let own = message.from != 0 && message.from == self.terms.number;
         let (qos, retain, identifiers) = match message.source {
-            Source::Retained { granted, identifier } => {
-                (message.qos.min(granted), true, identifier.into_iter().collect())
-            }
+            Source::Retained {
+                granted,
+                identifier,
+            } => (
+                message.qos.min(granted),
+                true,
+                identifier.into_iter().collect(),
+            ),
             source => {
                 let Some(matched) = self.subscriptions.matching(&message.topic, own) else {
                     pumped.unsubscribed += 1;
@@ -535,15 +583,17 @@ impl Session {
                         let retain = message.retain && matched.retain_as_published;
                         (qos, retain, matched.identifiers)
                     }
-                    Source::Command(_) => {
-                        (qos.min(QoS::AtLeastOnce), false, matched.identifiers)
-                    }
+                    Source::Command(_) => (qos.min(QoS::AtLeastOnce), false, matched.identifiers),
                     _ => (qos, message.retain, matched.identifiers),
                 }
             }
         };
         // A QoS 2 exchange must survive the connection if the session does; this one would not.
-        let qos = if self.terms.durable { qos.min(QoS::AtLeastOnce) } else { qos };
+        let qos = if self.terms.durable {
+            qos.min(QoS::AtLeastOnce)
+        } else {
+            qos
+        };
         let id = match qos {
             QoS::AtMostOnce => None,
             _ if !self.has_window() => return Some(message),
@@ -577,11 +627,19 @@ impl Session {
         match (id, message.source) {
             (Some(id), Source::Command(command)) => {
                 let what = What::Command(command);
-                self.outgoing.push_back(InFlight { id, received: false, what });
+                self.outgoing.push_back(InFlight {
+                    id,
+                    received: false,
+                    what,
+                });
             }
             (Some(id), _) => {
                 let what = What::Volatile;
-                self.outgoing.push_back(InFlight { id, received: false, what });
+                self.outgoing.push_back(InFlight {
+                    id,
+                    received: false,
+                    what,
+                });
             }
             (None, Source::Command(command)) => self.delivered.push(command),
             (None, _) => {}
@@ -591,7 +649,11 @@ impl Session {
 
     /// The next identifier for a message that does not survive the connection.
     fn free_id(&mut self) -> Option<NonZeroU16> {
-        let floor = if self.terms.durable { QUEUED_PACKET_IDS } else { 0 };
+        let floor = if self.terms.durable {
+            QUEUED_PACKET_IDS
+        } else {
+            0
+        };
         // One more try than identifiers can be taken.
         for _ in 0..=self.outgoing.len() {
             self.next_id = self.next_id.checked_add(1).unwrap_or(0).max(floor + 1);
@@ -608,7 +670,13 @@ impl Session {
             // A reason this acknowledgement does not carry, or a peer that takes less than 5 bytes:
             // the bare form says the essential.
             let bare = Ack::success(ack.kind, ack.packet_id);
-            let _ = bare.encode(&Peer { max_packet_size: u32::MAX, ..self.terms.peer }, out);
+            let _ = bare.encode(
+                &Peer {
+                    max_packet_size: u32::MAX,
+                    ..self.terms.peer
+                },
+                out,
+            );
         }
     }
 }

@@ -35,16 +35,38 @@ const MAX_DEFERRED: usize = 4_096;
 #[derive(Debug)]
 pub(super) enum Deferred {
     /// The next message of the batch; `copy` is for local subscribers.
-    Stored { id: Option<NonZeroU16>, qos: QoS, message_id: MessageId, copy: Option<Box<Message>> },
+    Stored {
+        id: Option<NonZeroU16>,
+        qos: QoS,
+        message_id: MessageId,
+        copy: Option<Box<Message>>,
+    },
     /// A rejected message.
-    Rejected { id: Option<NonZeroU16>, qos: QoS, reason: Reason },
+    Rejected {
+        id: Option<NonZeroU16>,
+        qos: QoS,
+        reason: Reason,
+    },
     /// A publish on a free topic: pass it on.
     Routed(Box<Plan>),
-    Answer { id: NonZeroU16, qos: QoS, reason: ReasonCode },
-    PubRel { id: NonZeroU16, reason: ReasonCode },
-    PubComp { id: NonZeroU16, reason: ReasonCode },
+    Answer {
+        id: NonZeroU16,
+        qos: QoS,
+        reason: ReasonCode,
+    },
+    PubRel {
+        id: NonZeroU16,
+        reason: ReasonCode,
+    },
+    PubComp {
+        id: NonZeroU16,
+        reason: ReasonCode,
+    },
     SubAck(Box<Subscribed>),
-    UnsubAck { id: NonZeroU16, codes: Box<[u8]> },
+    UnsubAck {
+        id: NonZeroU16,
+        codes: Box<[u8]>,
+    },
 }
 
 /// The answer to a SUBSCRIBE.
@@ -142,7 +164,10 @@ impl Pipeline {
             }
             let Some(last) = self.stages.back_mut() else {
                 let deferred = std::mem::replace(&mut burst.deferred, self.take_spare());
-                return Some(Completed { verdicts: Vec::new(), deferred });
+                return Some(Completed {
+                    verdicts: Vec::new(),
+                    deferred,
+                });
             };
             self.deferred += burst.deferred.len();
             last.deferred.append(&mut burst.deferred);
@@ -162,7 +187,12 @@ impl Pipeline {
         let spare = self.take_spare();
         let deferred = std::mem::replace(&mut burst.deferred, spare);
         self.deferred += deferred.len();
-        self.stages.push_back(Stage { ingest, write, verdicts: Vec::new(), deferred });
+        self.stages.push_back(Stage {
+            ingest,
+            write,
+            verdicts: Vec::new(),
+            deferred,
+        });
         None
     }
 
@@ -194,9 +224,14 @@ impl Pipeline {
         if !self.stages.front().is_some_and(Stage::is_complete) {
             return Poll::Pending;
         }
-        let Some(stage) = self.stages.pop_front() else { return Poll::Pending };
+        let Some(stage) = self.stages.pop_front() else {
+            return Poll::Pending;
+        };
         self.deferred -= stage.deferred.len();
-        Poll::Ready(Ok(Completed { verdicts: stage.verdicts, deferred: stage.deferred }))
+        Poll::Ready(Ok(Completed {
+            verdicts: stage.verdicts,
+            deferred: stage.deferred,
+        }))
     }
 }
 

@@ -26,10 +26,19 @@ use crate::{
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// Makes the subscriptions of a session that goes on known again.
     pub(super) fn resubscribe(&mut self) {
-        let filters: Vec<Box<str>> =
-            self.session.subscriptions.iter().map(|subscription| subscription.filter.clone()).collect();
+        let filters: Vec<Box<str>> = self
+            .session
+            .subscriptions
+            .iter()
+            .map(|subscription| subscription.filter.clone())
+            .collect();
         for filter in filters {
-            self.join(&filter);
+            // Without room at the broker, what is queued on disk still arrives.
+            if !self.join(&filter) {
+                tracing::warn!(
+                    identity = %self.live.principal, %filter, "a subscription found no room again"
+                );
+            }
         }
         self.note_reply();
     }
@@ -51,8 +60,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 retain_as_published: wanted.retain_as_published,
                 identifier,
             };
+            if !self.join(wanted.filter) {
+                self.shared.metrics.subscribe_denied.increment();
+                codes.push(ReasonCode::QuotaExceeded.as_u8());
+                continue;
+            }
             let new = self.session.subscriptions.insert(subscription.clone());
-            self.join(wanted.filter);
             let send = match wanted.retain_handling {
                 RetainHandling::Send => true,
                 RetainHandling::SendIfNew => new,
@@ -61,11 +74,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             if send {
                 let granted = wanted.qos;
                 for message in self.shared.directory.retained.matching(wanted.filter, now) {
-                    let message =
-                        Message { source: Source::Retained { granted, identifier }, ..message };
-                    let in_queue = self.session.is_durable()
-                        && message.qos.min(granted) > QoS::AtMostOnce;
-                    if in_queue { queued.push(message) } else { retained.push(message) }
+                    let message = Message {
+                        source: Source::Retained {
+                            granted,
+                            identifier,
+                        },
+                        ..message
+                    };
+                    let in_queue =
+                        self.session.is_durable() && message.qos.min(granted) > QoS::AtMostOnce;
+                    if in_queue {
+                        queued.push(message);
+                    } else {
+                        retained.push(message);
+                    }
                 }
             }
             made.push(subscription);
@@ -80,11 +102,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             let stored: Vec<_> = made.iter().map(Subscription::to_stored).collect();
             self.burst.writes.push(Box::new(move |conn| {
                 sessions::subscribe(conn, session, &stored)?;
-                queued.iter().try_for_each(|message| enqueue_retained(conn, session, message))
+                queued
+                    .iter()
+                    .try_for_each(|message| enqueue_retained(conn, session, message))
             }));
         }
         let id = subscribe.packet_id;
-        self.defer(Deferred::SubAck(Box::new(Subscribed { id, codes, retained, grew })));
+        self.defer(Deferred::SubAck(Box::new(Subscribed {
+            id,
+            codes,
+            retained,
+            grew,
+        })));
         self.fetch_commands();
     }
 
@@ -109,24 +138,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     /// Subscribes at the broker, unless only the gateway itself publishes on what the filter names.
-    fn join(&mut self, filter: &str) {
+    /// False if the broker has no room for another filter.
+    fn join(&mut self, filter: &str) -> bool {
         if !self.is_shared_with_others(filter) {
-            return;
+            return true;
         }
         if !self.attached {
-            let sink: Arc<dyn Sink> =
-                Arc::new(LiveSink { shared: self.shared.clone(), live: self.live.clone() });
+            let sink: Arc<dyn Sink> = Arc::new(LiveSink {
+                shared: self.shared.clone(),
+                live: self.live.clone(),
+            });
             self.shared.broker.attach(self.live.number, sink);
             self.attached = true;
         }
-        self.shared.broker.subscribe(self.live.number, filter);
+        self.shared.broker.subscribe(self.live.number, filter)
     }
 
     fn is_shared_with_others(&self, filter: &str) -> bool {
         if filter.starts_with('$') {
             return false;
         }
-        let Some(device) = self.live.principal.device() else { return true };
+        let Some(device) = self.live.principal.device() else {
+            return true;
+        };
         *filter != *Channel::Response.topic(device) && *filter != *Channel::Command.topic(device)
     }
 
@@ -134,7 +168,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     fn note_reply(&self) {
         if let Some(device) = self.live.principal.device() {
             let topic = Channel::Response.topic(device);
-            self.live.set_reply(self.session.subscriptions.granted(&topic));
+            self.live
+                .set_reply(self.session.subscriptions.granted(&topic));
         }
     }
 
@@ -159,17 +194,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             for filter in &gone {
                 self.shared.directory.unsubscribed(session, filter);
             }
-            self.burst
-                .writes
-                .push(Box::new(move |conn| sessions::unsubscribe(conn, session, &gone)));
+            self.burst.writes.push(Box::new(move |conn| {
+                sessions::unsubscribe(conn, session, &gone)
+            }));
         }
-        self.defer(Deferred::UnsubAck { id: unsubscribe.packet_id, codes: codes.into() });
+        self.defer(Deferred::UnsubAck {
+            id: unsubscribe.packet_id,
+            codes: codes.into(),
+        });
     }
 
     pub(super) fn write_suback(&mut self, subscribed: Subscribed) {
-        let Subscribed { id, codes, retained, grew } = subscribed;
+        let Subscribed {
+            id,
+            codes,
+            retained,
+            grew,
+        } = subscribed;
         let (session, out) = self.output();
-        let suback = SubAck { packet_id: id, properties: RawProperties::EMPTY, codes: &codes };
+        let suback = SubAck {
+            packet_id: id,
+            properties: RawProperties::EMPTY,
+            codes: &codes,
+        };
         // It fails only for a peer that takes no packet of this size: it then waits in vain.
         let _ = suback.encode(session.peer(), out);
         session.mailbox().extend(retained);
@@ -180,7 +227,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     pub(super) fn write_unsuback(&mut self, id: NonZeroU16, codes: &[u8]) {
         let (session, out) = self.output();
-        let unsuback = UnsubAck { packet_id: id, properties: RawProperties::EMPTY, codes };
+        let unsuback = UnsubAck {
+            packet_id: id,
+            properties: RawProperties::EMPTY,
+            codes,
+        };
         let _ = unsuback.encode(session.peer(), out);
     }
 }
@@ -190,7 +241,13 @@ fn enqueue_retained(
     session: SessionKey,
     message: &Message,
 ) -> rusqlite::Result<()> {
-    let Source::Retained { granted, identifier } = message.source else { return Ok(()) };
+    let Source::Retained {
+        granted,
+        identifier,
+    } = message.source
+    else {
+        return Ok(());
+    };
     let identifiers: Vec<u32> = identifier.into_iter().collect();
     let properties = with_identifiers(&message.properties, &identifiers);
     let queued = Queued {

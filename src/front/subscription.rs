@@ -6,13 +6,13 @@ use crate::store::sessions::StoredSubscription;
 
 /// One subscription.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Subscription {
-    pub filter: Box<str>,
+pub(super) struct Subscription {
+    pub(super) filter: Box<str>,
     /// Granted.
-    pub qos: QoS,
-    pub no_local: bool,
-    pub retain_as_published: bool,
-    pub identifier: Option<u32>,
+    pub(super) qos: QoS,
+    pub(super) no_local: bool,
+    pub(super) retain_as_published: bool,
+    pub(super) identifier: Option<u32>,
 }
 
 /// The bits of the options byte (MQTT 5, section 3.8.3.1) that outlive the SUBSCRIBE.
@@ -25,7 +25,7 @@ mod bit {
 impl Subscription {
     /// As it was stored.
     #[must_use]
-    pub fn from_stored(stored: &StoredSubscription) -> Self {
+    pub(super) fn from_stored(stored: &StoredSubscription) -> Self {
         Self {
             filter: stored.filter.as_str().into(),
             qos: QoS::from_bits(stored.options & bit::QOS).unwrap_or_default(),
@@ -37,7 +37,7 @@ impl Subscription {
 
     /// As it is to be stored.
     #[must_use]
-    pub fn to_stored(&self) -> StoredSubscription {
+    pub(super) fn to_stored(&self) -> StoredSubscription {
         let mut options = self.qos.as_u8();
         if self.no_local {
             options |= bit::NO_LOCAL;
@@ -56,18 +56,18 @@ impl Subscription {
 /// How a message goes to a session: once, however many of its subscriptions match (3.3.5 of 3.1.1,
 /// 3.3.4 of 5.0).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Match {
+pub(super) struct Match {
     /// The highest granted QoS of those that match.
-    pub qos: QoS,
+    pub(super) qos: QoS,
     /// At least one wants the retain flag as it was published.
-    pub retain_as_published: bool,
+    pub(super) retain_as_published: bool,
     /// Of all that match and have one.
-    pub identifiers: Vec<u32>,
+    pub(super) identifiers: Vec<u32>,
 }
 
 impl Match {
     /// Adds one more subscription that matches.
-    pub fn add(matched: &mut Option<Self>, subscription: &Subscription) {
+    pub(super) fn add(matched: &mut Option<Self>, subscription: &Subscription) {
         let matched = matched.get_or_insert_default();
         matched.qos = matched.qos.max(subscription.qos);
         matched.retain_as_published |= subscription.retain_as_published;
@@ -77,37 +77,38 @@ impl Match {
 
 /// The subscriptions of one session.
 #[derive(Clone, Debug, Default)]
-pub struct Subscriptions(Vec<Subscription>);
+pub(super) struct Subscriptions(Vec<Subscription>);
 
 impl Subscriptions {
     /// Those of a session that goes on.
     #[must_use]
-    pub fn from_stored(stored: &[StoredSubscription]) -> Self {
+    pub(super) fn from_stored(stored: &[StoredSubscription]) -> Self {
         Self(stored.iter().map(Subscription::from_stored).collect())
     }
 
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &Subscription> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Subscription> {
         self.0.iter()
     }
 
     #[must_use]
-    pub fn contains(&self, filter: &str) -> bool {
-        self.0.iter().any(|subscription| *subscription.filter == *filter)
+    pub(super) fn contains(&self, filter: &str) -> bool {
+        self.0
+            .iter()
+            .any(|subscription| *subscription.filter == *filter)
     }
 
     /// Adds a subscription or replaces the one with the same filter; true if it is new.
-    pub fn insert(&mut self, subscription: Subscription) -> bool {
-        match self.0.iter_mut().find(|other| other.filter == subscription.filter) {
+    pub(super) fn insert(&mut self, subscription: Subscription) -> bool {
+        match self
+            .0
+            .iter_mut()
+            .find(|other| other.filter == subscription.filter)
+        {
             Some(existing) => {
                 *existing = subscription;
                 false
@@ -120,15 +121,16 @@ impl Subscriptions {
     }
 
     /// Removes the one with this filter; false if there is none.
-    pub fn remove(&mut self, filter: &str) -> bool {
+    pub(super) fn remove(&mut self, filter: &str) -> bool {
         let before = self.0.len();
-        self.0.retain(|subscription| *subscription.filter != *filter);
+        self.0
+            .retain(|subscription| *subscription.filter != *filter);
         self.0.len() < before
     }
 
     /// What these make of a message on `topic`; `own`: the session published it itself.
     #[must_use]
-    pub fn matching(&self, topic: &str, own: bool) -> Option<Match> {
+    pub(super) fn matching(&self, topic: &str, own: bool) -> Option<Match> {
         let mut matched = None;
         for subscription in &self.0 {
             if !(own && subscription.no_local) && topic::matches(&subscription.filter, topic) {
@@ -140,7 +142,7 @@ impl Subscriptions {
 
     /// The QoS granted for exactly this topic name, by whichever filters match it.
     #[must_use]
-    pub fn granted(&self, topic: &str) -> Option<QoS> {
+    pub(super) fn granted(&self, topic: &str) -> Option<QoS> {
         self.0
             .iter()
             .filter(|subscription| topic::matches(&subscription.filter, topic))
@@ -166,9 +168,18 @@ mod tests {
     #[test]
     fn overlapping_subscriptions_make_one_copy() {
         let mut all = Subscriptions::default();
-        all.insert(Subscription { identifier: Some(1), ..subscription("a/#", QoS::AtMostOnce) });
-        all.insert(Subscription { identifier: Some(2), ..subscription("a/+", QoS::ExactlyOnce) });
-        all.insert(Subscription { no_local: true, ..subscription("+/b", QoS::AtLeastOnce) });
+        all.insert(Subscription {
+            identifier: Some(1),
+            ..subscription("a/#", QoS::AtMostOnce)
+        });
+        all.insert(Subscription {
+            identifier: Some(2),
+            ..subscription("a/+", QoS::ExactlyOnce)
+        });
+        all.insert(Subscription {
+            no_local: true,
+            ..subscription("+/b", QoS::AtLeastOnce)
+        });
         let matched = all.matching("a/b", false).unwrap();
         assert_eq!(matched.qos, QoS::ExactlyOnce);
         assert_eq!(matched.identifiers, [1, 2]);

@@ -2,16 +2,17 @@
 
 use std::{io, sync::Arc};
 
-use rustls::{
-    AlertDescription, CertificateError, Error, InvalidMessage, ServerConfig,
-};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, ServerConfig};
 use time::OffsetDateTime;
 
 use super::metrics::HandshakeFailure;
 use crate::{
     clock::UnixMillis,
     config::{Listener, ListenerMode},
-    pki::{ClientAuth, Credentials, CredentialsError, PeerError, TlsOptions, credentials::server_config},
+    pki::{
+        ClientAuth, Credentials, CredentialsError, PeerError, TlsOptions,
+        credentials::server_config,
+    },
 };
 
 /// A time as certificates count it.
@@ -35,13 +36,18 @@ pub(super) fn configure(
         max_fragment_size: listener.max_fragment_bytes.map(usize::from),
         alpn: Vec::new(),
     };
-    server_config(credentials, auth, &options).map(Arc::new).map(Some)
+    server_config(credentials, auth, &options)
+        .map(Arc::new)
+        .map(Some)
 }
 
 /// Why a handshake failed, from what the TLS library says.
 #[must_use]
 pub(super) fn cause(error: &io::Error) -> HandshakeFailure {
-    let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+    let Some(error) = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>())
+    else {
         return HandshakeFailure::Aborted;
     };
     match error {
@@ -60,9 +66,9 @@ pub(super) fn cause(error: &io::Error) -> HandshakeFailure {
         Error::InvalidMessage(
             InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
         ) => HandshakeFailure::NotTls,
-        Error::AlertReceived(
-            AlertDescription::CloseNotify | AlertDescription::UserCanceled,
-        ) => HandshakeFailure::Aborted,
+        Error::AlertReceived(AlertDescription::CloseNotify | AlertDescription::UserCanceled) => {
+            HandshakeFailure::Aborted
+        }
         // The client does not trust us, or gave up for reasons of its own.
         Error::AlertReceived(_) => HandshakeFailure::Aborted,
         _ => HandshakeFailure::Protocol,

@@ -7,7 +7,7 @@ use tidegate_wire::Channel;
 use super::{
     Shared,
     directory::Principal,
-    free::Plan,
+    free::{Plan, route},
     inbound::random_message_id,
     message::{Message, Source, forwarded},
 };
@@ -15,7 +15,10 @@ use crate::{
     clock::UnixMillis,
     envelope::{self, Context, Kind},
     registry::{Permission, may_publish, operator_may_publish},
-    store::{Batch, sessions::{DueWill, StoredWill}},
+    store::{
+        Batch,
+        sessions::{DueWill, StoredWill},
+    },
 };
 
 /// A will as it is kept: its properties as a PUBLISH will carry them.
@@ -54,7 +57,9 @@ pub(super) fn may_leave(shared: &Shared, principal: &Principal, topic: &str) -> 
 /// Publishes a will as its author would have: judged by the rights it has now, and on a contract
 /// topic by its signature and time, which a will that waited rarely has.
 pub(super) async fn publish(shared: &Shared, due: DueWill) {
-    let Some(principal) = Principal::parse(&due.identity) else { return };
+    let Some(principal) = Principal::parse(&due.identity) else {
+        return;
+    };
     let now = shared.clock.unchecked_now();
     let will = due.will;
     let permission = match &principal {
@@ -71,8 +76,12 @@ pub(super) async fn publish(shared: &Shared, due: DueWill) {
             false
         }
         Permission::Free => free(shared, &will, now).await,
-        Permission::Contract(Channel::Data) => contract(shared, &principal, &will, Some(Kind::Data)).await,
-        Permission::Contract(Channel::Ack) => contract(shared, &principal, &will, Some(Kind::Ack)).await,
+        Permission::Contract(Channel::Data) => {
+            contract(shared, &principal, &will, Some(Kind::Data)).await
+        }
+        Permission::Contract(Channel::Ack) => {
+            contract(shared, &principal, &will, Some(Kind::Ack)).await
+        }
         Permission::Contract(_) => contract(shared, &principal, &will, Some(Kind::Event)).await,
         Permission::Telemetry => contract(shared, &principal, &will, None).await,
     };
@@ -101,7 +110,10 @@ async fn free(shared: &Shared, will: &StoredWill, now: UnixMillis) -> bool {
     {
         tracing::error!(topic = %will.topic, %error, "a will was not stored for all its subscribers");
     }
-    plan.finish(shared, now);
+    if let Some(waiting) = plan.finish(shared, now) {
+        shared.broker.room().await;
+        route(shared, &waiting, now);
+    }
     true
 }
 
@@ -112,7 +124,9 @@ async fn contract(
     will: &StoredWill,
     kind: Option<Kind>,
 ) -> bool {
-    let (Some(id), Ok(now)) = (principal.device(), shared.clock.now()) else { return false };
+    let (Some(id), Ok(now)) = (principal.device(), shared.clock.now()) else {
+        return false;
+    };
     let device = shared.registry.get(id);
     let context = Context {
         device: device.as_deref(),

@@ -85,6 +85,17 @@ pub struct Counts {
     pub phase: Phase,
 }
 
+impl std::fmt::Display for Counts {
+    /// In a few words, for people.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.phase {
+            Phase::Closed => write!(f, "delivering, {} under way", self.in_flight),
+            Phase::Open => f.write_str("in trouble: waiting and probing"),
+            Phase::Ramping => write!(f, "recovering, {} under way", self.in_flight),
+        }
+    }
+}
+
 /// The scheduler of one upstream. `R` is what the forwarder keeps with a settlement.
 #[derive(Debug)]
 pub struct Scheduler<R> {

@@ -22,9 +22,9 @@ use super::{
     error::Failure,
     letters, log,
     open::{Meta, Settings},
-    outbox::{self, Upstreams},
+    outbox::{self, Upstream, Upstreams},
     readers::Readers,
-    segment::{Cursor, Segment},
+    segment::{Cursor, Record, Segment},
     writer::{Job, JobFailed, Request, Work},
 };
 use crate::{clock::UnixMillis, envelope::DigestKey};
@@ -57,6 +57,7 @@ pub(super) struct Inner {
     published: RwLock<Arc<Upstreams>>,
     log_end: watch::Sender<Seq>,
     places: Mutex<HashMap<UpstreamKey, Place>>,
+    unwanted: Mutex<HashMap<UpstreamKey, Vec<Seq>>>,
     meta: Meta,
     settings: Settings,
     metrics: Arc<StoreMetrics>,
@@ -70,7 +71,31 @@ struct Place {
     /// The `after` this continues.
     after: Seq,
     segment: Option<(Arc<Segment>, Cursor)>,
+}
+
+/// Messages being read, up to a limit.
+#[derive(Debug, Default)]
+struct Piece {
+    max_messages: usize,
+    max_bytes: usize,
+    bytes: usize,
+    full: bool,
+    messages: Vec<Message>,
     unwanted: Vec<Seq>,
+}
+
+impl Piece {
+    /// False if there is no room.
+    fn take(&mut self, seq: Seq, record: &Record<'_>) -> bool {
+        let bytes = self.bytes + record.payload.len();
+        self.full = self.messages.len() >= self.max_messages
+            || (!self.messages.is_empty() && bytes > self.max_bytes);
+        if !self.full {
+            self.bytes = bytes;
+            self.messages.push(record.to_message(seq));
+        }
+        !self.full
+    }
 }
 
 impl Inner {
@@ -90,6 +115,7 @@ impl Inner {
             log_end: watch::Sender::new(upstreams.log.end),
             published: RwLock::new(Arc::new(upstreams)),
             places: Mutex::default(),
+            unwanted: Mutex::default(),
             meta: meta.clone(),
             settings: settings.clone(),
             metrics,
@@ -383,20 +409,41 @@ impl Store {
         let state = self.inner.state();
         let row = state.get(upstream).ok_or(StoreError::NoSuchUpstream)?;
         let after = after.max(row.settled.position());
-        let mut place = self.places().remove(&upstream).unwrap_or_default();
-        if place.after != after {
-            place = Place {
-                after,
-                segment: None,
-                unwanted: place.unwanted,
-            };
+        let place = self
+            .places()
+            .remove(&upstream)
+            .filter(|place| place.after == after);
+        let place = place.unwrap_or(Place {
+            after,
+            segment: None,
+        });
+        let mut piece = Piece {
+            max_messages,
+            max_bytes,
+            ..Piece::default()
+        };
+        let result = self.read_piece(place, row, state.log.end, &mut piece);
+        let waiting = self.keep_unwanted(upstream, piece.unwanted);
+        self.places().insert(upstream, result?);
+        if waiting >= UNWANTED_MAX {
+            self.settle_blocking(upstream, Vec::new())?;
         }
-        let (mut messages, mut bytes) = (Vec::new(), 0);
+        Ok(piece.messages)
+    }
+
+    /// Fills `piece` from `place` on; returns where to go on.
+    fn read_piece(
+        &self,
+        mut place: Place,
+        row: &Upstream,
+        end: Seq,
+        piece: &mut Piece,
+    ) -> Result<Place, StoreError> {
         let mut reached = place
             .segment
             .as_ref()
-            .map_or(after, |(_, at)| Seq(at.seq.0 - 1));
-        'log: while reached < state.log.end {
+            .map_or(place.after, |(_, at)| Seq(at.seq.0 - 1));
+        while reached < end && !piece.full {
             let (segment, cursor) = match place.segment.take() {
                 Some(found) if found.1.seq <= found.0.last() => found,
                 _ => match self.inner.readers.read(|conn| log::after(conn, reached))? {
@@ -408,49 +455,47 @@ impl Store {
                 },
             };
             let mut records = segment.records_from(cursor);
-            loop {
-                let here = records.cursor();
+            let mut here = cursor;
+            while here.seq <= segment.last().min(end) {
                 let Some((seq, record)) = records.next() else {
-                    if here.seq <= segment.last() {
-                        return Err(StoreError::Damaged {
-                            seq: here.seq.0,
-                            detail: "a record cannot be read".to_owned(),
-                        });
-                    }
-                    place.segment = Some((segment, here));
-                    continue 'log;
+                    let detail = "a record cannot be read".to_owned();
+                    return Err(StoreError::Damaged {
+                        seq: here.seq.0,
+                        detail,
+                    });
                 };
-                if seq > state.log.end {
-                    place.segment = Some((segment, here));
-                    break 'log;
+                if seq > place.after && !row.settled.contains(seq) {
+                    if !row.wants(seq, record.kind) {
+                        piece.unwanted.push(seq);
+                    } else if !piece.take(seq, &record) {
+                        break;
+                    }
                 }
-                if seq <= after || row.settled.contains(seq) {
-                    reached = reached.max(seq);
-                    continue;
-                }
-                if !row.wants(seq, record.kind) {
-                    place.unwanted.push(seq);
-                    reached = seq;
-                    continue;
-                }
-                let full = messages.len() >= max_messages
-                    || (!messages.is_empty() && bytes + record.payload.len() > max_bytes);
-                if full {
-                    place.segment = Some((segment, here));
-                    break 'log;
-                }
-                bytes += record.payload.len();
-                messages.push(record.to_message(seq));
-                reached = seq;
+                reached = reached.max(seq);
+                here = records.cursor();
             }
+            place.segment = Some((segment, here));
         }
-        place.after = messages.last().map_or(after, |message| message.seq);
-        let flush = place.unwanted.len() >= UNWANTED_MAX;
-        self.places().insert(upstream, place);
-        if flush {
-            self.settle_blocking(upstream, Vec::new())?;
+        place.after = piece
+            .messages
+            .last()
+            .map_or(place.after, |message| message.seq);
+        Ok(place)
+    }
+
+    /// Notes positions that are to be settled with the next thing; returns how many wait.
+    fn keep_unwanted(&self, upstream: UpstreamKey, found: Vec<Seq>) -> usize {
+        if found.is_empty() {
+            return 0;
         }
-        Ok(messages)
+        let mut unwanted = self
+            .inner
+            .unwanted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let waiting = unwanted.entry(upstream).or_default();
+        waiting.extend(found);
+        waiting.len()
     }
 
     /// Settles messages of one upstream in one group commit. Returns the queue ids of their replies, in
@@ -465,13 +510,20 @@ impl Store {
         items: Vec<Settled>,
     ) -> Result<Vec<i64>, StoreError> {
         let unwanted = self
-            .places()
-            .get_mut(&upstream)
-            .map(|place| std::mem::take(&mut place.unwanted))
+            .inner
+            .unwanted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&upstream)
             .unwrap_or_default();
-        block_on(self.job(Box::new(move |conn, state| {
+        let kept = unwanted.clone();
+        let result = block_on(self.job(Box::new(move |conn, state| {
             state.settle(conn, upstream, &items, &unwanted)
-        })))
+        })));
+        if result.is_err() {
+            self.keep_unwanted(upstream, kept);
+        }
+        result
     }
 
     /// The oldest parked messages of a device, in order. Settling them takes them out.

@@ -33,7 +33,10 @@ mod segment;
 mod settled;
 mod writer;
 
+pub mod audit;
 pub mod commands;
+pub mod devices;
+pub mod keys;
 pub mod sessions;
 
 #[cfg(test)]
@@ -50,6 +53,9 @@ pub use message::{
 pub use metrics::StoreMetrics;
 pub use open::{Opened, Options};
 pub use writer::Writer;
+
+/// The database's name in the state folder.
+pub const DATABASE: &str = "tidegate.db";
 
 /// Position of an accepted message in the log: 1, 2, 3 … in the order of commits.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -15,7 +15,7 @@ use super::{
     Checkpointer, OpenError, Store, StoreError, StoreMetrics, Writer, api, checkpoint, db, outbox,
     schema, seen, un, writer,
 };
-use crate::{clock::UnixMillis, envelope::DigestKey, replay::HashKey};
+use crate::{clock::UnixMillis, config::Config, envelope::DigestKey, replay::HashKey};
 
 /// How the store is opened.
 #[derive(Clone, Debug)]
@@ -28,6 +28,21 @@ pub struct Options {
     pub commit_delay: Duration,
     pub freshness: Duration,
     pub max_age: Option<Duration>,
+}
+
+impl Options {
+    /// What the configuration says, for the database at `path`.
+    #[must_use]
+    pub fn new(config: &Config, path: PathBuf) -> Self {
+        Self {
+            path,
+            disk_budget_bytes: config.storage.disk_budget.as_u64(),
+            when_full: config.storage.when_full,
+            commit_delay: config.storage.commit_delay,
+            freshness: config.verification.freshness,
+            max_age: config.storage.max_age,
+        }
+    }
 }
 
 /// An open store and the bodies of its two threads.

@@ -145,7 +145,8 @@ pub fn open(conn: &Connection, wanted: &Open) -> Result<Opened> {
         i64::try_from(wanted.max_bytes).unwrap_or(i64::MAX)
     ])?;
     // A new connection before the delay is over: the former will is not published.
-    conn.prepare_cached("DELETE FROM will WHERE session = ?1")?.execute([key.0])?;
+    conn.prepare_cached("DELETE FROM will WHERE session = ?1")?
+        .execute([key.0])?;
     if let Some(will) = &wanted.will {
         conn.prepare_cached(
             "INSERT INTO will (session, identity, delay, qos, retain, topic, payload, properties)
@@ -173,7 +174,10 @@ fn make_room(conn: &Connection, wanted: &Open, opened: &mut Opened) -> Result<Se
             "SELECT key FROM session WHERE identity = ?1 AND connected = 0
              ORDER BY seen_at DESC, key DESC LIMIT -1 OFFSET ?2",
         )?
-        .query_map(params![wanted.identity, wanted.max_sessions.saturating_sub(1)], |row| row.get(0))?
+        .query_map(
+            params![wanted.identity, wanted.max_sessions.saturating_sub(1)],
+            |row| row.get(0),
+        )?
         .collect::<Result<_>>()?;
     for key in spare {
         let session = SessionKey(key);
@@ -210,7 +214,8 @@ pub fn close(
     now_ms: i64,
 ) -> Result<Option<DueWill>> {
     if !publish_will {
-        conn.prepare_cached("DELETE FROM will WHERE session = ?1")?.execute([session.0])?;
+        conn.prepare_cached("DELETE FROM will WHERE session = ?1")?
+            .execute([session.0])?;
     }
     if expiry == 0 {
         let due = any_will(conn, session)?;
@@ -221,17 +226,16 @@ pub fn close(
         "UPDATE session SET connected = 0, expiry = ?2, expires_at = ?3, seen_at = ?4 WHERE key = ?1",
     )?
     .execute(params![session.0, expiry, end(expiry, now_ms), now_ms])?;
-    conn.prepare_cached(
-        "UPDATE will SET due_at = ?2 + 1000 * min(delay, ?3) WHERE session = ?1",
-    )?
-    .execute(params![session.0, now_ms, expiry])?;
+    conn.prepare_cached("UPDATE will SET due_at = ?2 + 1000 * min(delay, ?3) WHERE session = ?1")?
+        .execute(params![session.0, now_ms, expiry])?;
     let due = conn
         .prepare_cached("SELECT delay FROM will WHERE session = ?1")?
         .query_row([session.0], |row| row.get::<_, u32>(0))
         .optional()?;
     if due == Some(0) {
         let will = any_will(conn, session)?;
-        conn.prepare_cached("DELETE FROM will WHERE session = ?1")?.execute([session.0])?;
+        conn.prepare_cached("DELETE FROM will WHERE session = ?1")?
+            .execute([session.0])?;
         return Ok(will);
     }
     Ok(None)
@@ -241,7 +245,8 @@ fn end(expiry: u32, now_ms: i64) -> Option<i64> {
     (expiry != NEVER).then(|| now_ms.saturating_add(i64::from(expiry) * 1000))
 }
 
-const WILL_COLUMNS: &str = "SELECT identity, delay, qos, retain, topic, payload, properties FROM will";
+const WILL_COLUMNS: &str =
+    "SELECT identity, delay, qos, retain, topic, payload, properties FROM will";
 
 fn will_row(row: &rusqlite::Row<'_>) -> Result<DueWill> {
     Ok(DueWill {
@@ -265,9 +270,11 @@ fn any_will(conn: &Connection, session: SessionKey) -> Result<Option<DueWill>> {
 
 /// A will that waits for its delay, which the end of its session makes due.
 fn pending_will(conn: &Connection, session: SessionKey) -> Result<Option<DueWill>> {
-    conn.prepare_cached(&format!("{WILL_COLUMNS} WHERE session = ?1 AND due_at IS NOT NULL"))?
-        .query_row([session.0], will_row)
-        .optional()
+    conn.prepare_cached(&format!(
+        "{WILL_COLUMNS} WHERE session = ?1 AND due_at IS NOT NULL"
+    ))?
+    .query_row([session.0], will_row)
+    .optional()
 }
 
 /// Removes a session and everything that waited for it.
@@ -372,8 +379,14 @@ pub fn enqueue(
     topic: &str,
     payload: &[u8],
 ) -> Result<i64> {
-    let message =
-        Queued { qos, retain: false, topic, payload, properties: &[], expires_at: None };
+    let message = Queued {
+        qos,
+        retain: false,
+        topic,
+        payload,
+        properties: &[],
+        expires_at: None,
+    };
     enqueue_message(conn, session, &message)
 }
 
@@ -394,7 +407,13 @@ pub fn enqueue_message(
              RETURNING next_seq - 1, queued, queued_bytes, max_queued, max_bytes",
         )?
         .query_row(params![session.0, bytes], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+            Ok((
+                row.get(0)?,
+                row.get(1)?,
+                row.get(2)?,
+                row.get(3)?,
+                row.get(4)?,
+            ))
         })
         .optional()?;
     let Some((seq, mut queued, mut queued_bytes, max_queued, max_bytes)) = row else {
@@ -417,7 +436,9 @@ pub fn enqueue_message(
         message.expires_at
     ])?;
     while queued > max_queued || queued_bytes > max_bytes {
-        let Some(freed) = drop_oldest(conn, session, seq)? else { break };
+        let Some(freed) = drop_oldest(conn, session, seq)? else {
+            break;
+        };
         queued -= 1;
         queued_bytes -= freed;
     }
@@ -541,8 +562,9 @@ pub fn progress(conn: &Connection, session: SessionKey, progress: &Progress) -> 
             "DELETE FROM outgoing WHERE session = ?1 AND seq = ?2 RETURNING {SIZE}"
         ))?;
         for seq in &progress.done {
-            let freed: Option<i64> =
-                delete.query_row(params![session.0, seq], |row| row.get(0)).optional()?;
+            let freed: Option<i64> = delete
+                .query_row(params![session.0, seq], |row| row.get(0))
+                .optional()?;
             if let Some(freed) = freed {
                 count += 1;
                 bytes += freed;
@@ -563,7 +585,12 @@ pub fn progress(conn: &Connection, session: SessionKey, progress: &Progress) -> 
         "UPDATE session SET queued = queued - ?2, queued_bytes = queued_bytes - ?3,
          sent_through = max(sent_through, ?4) WHERE key = ?1",
     )?
-    .execute(params![session.0, count, bytes, progress.sent_through.unwrap_or(0)])?;
+    .execute(params![
+        session.0,
+        count,
+        bytes,
+        progress.sent_through.unwrap_or(0)
+    ])?;
     Ok(())
 }
 
@@ -614,10 +641,12 @@ pub fn expire(conn: &Connection, now_ms: i64) -> Result<Expired> {
     let mut expired = Expired::default();
     let mut ended = conn.prepare_cached(&format!("{WILL_COLUMNS} WHERE session = ?1"))?;
     for key in keys {
-        expired.wills.extend(ended.query_row([key], will_row).optional()?);
+        expired
+            .wills
+            .extend(ended.query_row([key], will_row).optional()?);
         expired.dropped += conn
             .prepare_cached("SELECT dropped FROM session WHERE key = ?1")?
-            .query_row([key], |row| row.get::<_, u64>(0))?;
+            .query_row([key], |row| row.get::<_, u32>(0).map(u64::from))?;
         discard(conn, SessionKey(key))?;
         expired.sessions.push(SessionKey(key));
     }
@@ -626,13 +655,15 @@ pub fn expire(conn: &Connection, now_ms: i64) -> Result<Expired> {
         .query_map([now_ms], will_row)?
         .collect::<Result<_>>()?;
     if !due.is_empty() {
-        conn.prepare_cached("DELETE FROM will WHERE due_at <= ?1")?.execute([now_ms])?;
+        conn.prepare_cached("DELETE FROM will WHERE due_at <= ?1")?
+            .execute([now_ms])?;
     }
     expired.wills.extend(due);
     expired.dropped += conn
         .prepare_cached("SELECT coalesce(sum(dropped), 0) FROM session WHERE dropped > 0")?
-        .query_row([], |row| row.get::<_, u64>(0))?;
-    conn.prepare_cached("UPDATE session SET dropped = 0 WHERE dropped > 0")?.execute([])?;
+        .query_row([], |row| row.get::<_, u32>(0).map(u64::from))?;
+    conn.prepare_cached("UPDATE session SET dropped = 0 WHERE dropped > 0")?
+        .execute([])?;
     Ok(expired)
 }
 
@@ -715,7 +746,8 @@ pub fn retain(conn: &Connection, message: &Queued<'_>) -> Result<()> {
 /// # Errors
 /// The database's.
 pub fn clear_retained(conn: &Connection, topic: &str) -> Result<()> {
-    conn.prepare_cached("DELETE FROM retained WHERE topic = ?1")?.execute([topic])?;
+    conn.prepare_cached("DELETE FROM retained WHERE topic = ?1")?
+        .execute([topic])?;
     Ok(())
 }
 
@@ -724,7 +756,8 @@ pub fn clear_retained(conn: &Connection, topic: &str) -> Result<()> {
 /// # Errors
 /// The database's.
 pub fn expire_retained(conn: &Connection, now_ms: i64) -> Result<()> {
-    conn.prepare_cached("DELETE FROM retained WHERE expires_at <= ?1")?.execute([now_ms])?;
+    conn.prepare_cached("DELETE FROM retained WHERE expires_at <= ?1")?
+        .execute([now_ms])?;
     Ok(())
 }
 
