@@ -2,7 +2,7 @@
 //! and read by the device.
 //!
 //! Input: a control byte (bit 0: the version it is signed in; the rest: what the device's id is made
-//! of), then the body. Allocation: none.
+//! of), then the body. Allocation: none, but for the raw form four times its size.
 
 use tidegate_wire::command::{Ack, Receiver, receive};
 use tidegate_wire::json::Fault;
@@ -75,6 +75,25 @@ pub fn run(data: &[u8]) {
     tampered(&out, &receiver, control, now, &mut slots);
 
     outcome(&payload, message_id, &mut slots);
+    #[cfg(feature = "gateway")]
+    raw(&payload, &sent);
+}
+
+/// The form for a device that knows no JSON: there is one for every command that was taken, and it
+/// says the same.
+#[cfg(feature = "gateway")]
+fn raw(payload: &Payload<'_>, canonical: &[u8]) {
+    let limit = 4 * canonical.len() + 256;
+    let raw = allocation::at_most(limit, || tidegate::command::raw_form(payload));
+    let Some(raw) = raw else {
+        panic!("no raw form of {payload}");
+    };
+    if payload.as_bytes().starts_with(b"\"") {
+        let said = String::from_utf8_lossy(&raw);
+        assert!(payload.is_string(&said), "{payload} is not {said:?}");
+    } else {
+        assert_eq!(raw, canonical);
+    }
 }
 
 /// With a bit changed it is refused, or says the same: the case of a hex digit of the signature
