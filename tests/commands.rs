@@ -1,5 +1,10 @@
 //! A backend commands a device, awake or asleep; the command is signed, carried out once, and its
 //! outcome can be asked for.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that fails says where"
+)]
 
 mod support;
 

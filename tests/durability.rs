@@ -1,4 +1,9 @@
 //! What was acknowledged is delivered, whatever happens in between, and takes effect once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that fails says where"
+)]
 
 mod support;
 

@@ -1,4 +1,9 @@
 //! Running it: revocation, reloads, restarts, backups, and everything that must be refused.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that fails says where"
+)]
 
 mod support;
 
@@ -102,7 +107,7 @@ fn a_reload_changes_devices_and_certificates_and_keeps_sessions() {
     )
     .unwrap();
     gateway.signal("-HUP");
-    let closed = eventually(
+    eventually(
         "the removed device to be disconnected",
         SOON,
         || match goes.receive() {
@@ -110,7 +115,6 @@ fn a_reload_changes_devices_and_certificates_and_keeps_sessions() {
             Ok(_) => None,
         },
     );
-    let () = closed;
     gateway.wait_log("sensor_003");
     assert_eq!(
         stays
@@ -446,6 +450,8 @@ fn a_backup_taken_while_running_starts_a_second_gateway_with_the_same_devices_an
     );
     let second = second.start();
     assert_eq!(second.json(&["status"])["upstreams"]["backend"]["owed"], 10);
+    // What was accepted after the backup is unknown here, so nothing from before the restore is taken.
+    std::thread::sleep(Duration::from_millis(1_100));
     let mut client = Client::connect(&second, &bundle, &Hello::default());
     assert_eq!(
         client

@@ -1,5 +1,10 @@
 //! What is not signed, fresh and new is refused for its own reason: acknowledged, never forwarded,
 //! reported to the device, and logged in the words of the seed document.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that fails says where"
+)]
 
 mod support;
 

@@ -1,4 +1,9 @@
 //! A device sends telemetry; the backend gets it and its reply reaches the device.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that fails says where"
+)]
 
 mod support;
 

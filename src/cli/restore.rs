@@ -119,8 +119,13 @@ fn put_back(config: &Config, file: &Path) -> Result<Done, Problem> {
             Ok(())
         })
         .and_then(|()| {
-            restore(&unpacked.0.join(DATABASE), &database, false, clock::system_now())
-                .map_err(|error| store_problem(&error))
+            restore(
+                &unpacked.0.join(DATABASE),
+                &database,
+                false,
+                clock::system_now(),
+            )
+            .map_err(|error| store_problem(&error))
         });
     match result {
         Ok(contents) => Ok(Done {

@@ -28,7 +28,6 @@ use crate::{
     store::{DATABASE, Options, Store, StoreMetrics, UpstreamKey},
 };
 
-
 /// Where requests go.
 pub(super) struct State<'a> {
     config: &'a Config,

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     connection::Connection,
+    directory::Principal,
     free::{LiveSink, expires_at, with_identifiers},
     message::{Message, Source},
     stage::{Deferred, Subscribed},
@@ -121,9 +122,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if filter.starts_with(SHARE_PREFIX) {
             return Err(ReasonCode::SharedSubscriptionsNotSupported);
         }
-        let permitted = match &self.device {
-            Some(device) => may_subscribe(device, filter) != Access::Denied,
-            None => operator_may_subscribe(filter),
+        let permitted = match (&self.live.principal, &self.device) {
+            (Principal::Device(_), Some(device)) => may_subscribe(device, filter) != Access::Denied,
+            (Principal::Device(_), None) => false,
+            (Principal::Operator(_), _) => operator_may_subscribe(filter),
         };
         if !permitted {
             return Err(ReasonCode::NotAuthorized);

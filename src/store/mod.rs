@@ -26,11 +26,13 @@ mod message;
 mod metrics;
 mod open;
 mod outbox;
+mod owed;
 mod readers;
 mod schema;
 mod seen;
 mod segment;
 mod settled;
+mod upstream;
 mod writer;
 
 pub mod audit;

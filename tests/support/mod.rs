@@ -1,6 +1,8 @@
 //! What the user stories share: the real daemon in a folder of its own, a backend, and the clients
 //! that users have (mosquitto, paho-mqtt, openssl, curl).
 #![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
     dead_code,
     unreachable_pub,
     unused_imports,
