@@ -69,7 +69,11 @@ fn forms(payload: &Payload<'_>, node: &Node<'_>, slots: &mut [u64]) {
 /// Every member is found under its name, and nothing under another.
 fn members(payload: &Payload<'_>, node: &Node<'_>) {
     let none: &[json::Member<'_>] = &[];
-    let members = if let Node::Object(members) = node { members } else { none };
+    let members = if let Node::Object(members) = node {
+        members
+    } else {
+        none
+    };
     for member in members.iter().take(8).chain(members.last()) {
         let found = payload.member(&member.name).map(|value| value.as_str());
         assert_eq!(found, Some(member.text));
@@ -84,7 +88,10 @@ fn members(payload: &Payload<'_>, node: &Node<'_>) {
             let plain = (!text.contains('\\')).then_some(said.as_str());
             assert_eq!(payload.plain_string(), plain);
         }
-        let number = text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+        let number = text
+            .parse()
+            .ok()
+            .filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
         assert_eq!(payload.unsigned(), number);
         assert_eq!(payload.boolean(), text.parse().ok());
     }

@@ -22,7 +22,10 @@ pub fn run(der: &[u8]) {
         Ok(identity) => {
             let name = identity.name();
             assert!((1..=64).contains(&name.len()));
-            assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'));
+            assert!(
+                name.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+            );
             assert!(der.windows(name.len()).any(|part| part == name.as_bytes()));
         }
         // Whoever wrote the certificate cannot make a log line long, or more than one.
@@ -52,7 +55,10 @@ fn model(certificate: &Certificate) -> Option<Option<Identity>> {
         let names = SubjectAltName::from_der(extension.extn_value.as_bytes()).ok()?;
         for name in names.0 {
             if let GeneralName::UniformResourceIdentifier(uri) = name
-                && uri.as_str().to_ascii_lowercase().starts_with("urn:tidegate:")
+                && uri
+                    .as_str()
+                    .to_ascii_lowercase()
+                    .starts_with("urn:tidegate:")
             {
                 ours.push(uri.as_str().to_owned());
             }
@@ -64,8 +70,12 @@ fn model(certificate: &Certificate) -> Option<Option<Identity>> {
     if let [uri] = ours.as_slice() {
         let device = uri.strip_prefix("urn:tidegate:device:");
         let operator = uri.strip_prefix("urn:tidegate:operator:");
-        let device = device.filter(|id| valid(id)).map(|id| Identity::Device(id.to_owned()));
-        let operator = operator.filter(|id| valid(id)).map(|id| Identity::Operator(id.to_owned()));
+        let device = device
+            .filter(|id| valid(id))
+            .map(|id| Identity::Device(id.to_owned()));
+        let operator = operator
+            .filter(|id| valid(id))
+            .map(|id| Identity::Operator(id.to_owned()));
         return Some(device.or(operator));
     } else if !ours.is_empty() {
         return Some(None);
@@ -78,11 +88,24 @@ fn model(certificate: &Certificate) -> Option<Option<Identity>> {
         return Some(None);
     };
     let text = match name.value.tag() {
-        Tag::Utf8String => name.value.decode_as::<Utf8StringRef<'_>>().ok()?.as_str().to_owned(),
-        Tag::PrintableString => {
-            name.value.decode_as::<PrintableStringRef<'_>>().ok()?.as_str().to_owned()
-        }
-        Tag::Ia5String => name.value.decode_as::<Ia5StringRef<'_>>().ok()?.as_str().to_owned(),
+        Tag::Utf8String => name
+            .value
+            .decode_as::<Utf8StringRef<'_>>()
+            .ok()?
+            .as_str()
+            .to_owned(),
+        Tag::PrintableString => name
+            .value
+            .decode_as::<PrintableStringRef<'_>>()
+            .ok()?
+            .as_str()
+            .to_owned(),
+        Tag::Ia5String => name
+            .value
+            .decode_as::<Ia5StringRef<'_>>()
+            .ok()?
+            .as_str()
+            .to_owned(),
         _ => return Some(None),
     };
     Some(valid(&text).then_some(Identity::Device(text)))
@@ -91,5 +114,7 @@ fn model(certificate: &Certificate) -> Option<Option<Identity>> {
 fn valid(id: &str) -> bool {
     !id.is_empty()
         && id.len() <= 64
-        && id.chars().all(|c| matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '-'))
+        && id
+            .chars()
+            .all(|c| matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '-'))
 }

@@ -24,16 +24,28 @@ pub fn run(data: &[u8]) {
     let Ok(payload) = allocation::at_most(0, || Payload::parse(body, &mut slots)) else {
         return;
     };
-    let version = if control & 1 == 0 { Version::V1 } else { Version::V2 };
+    let version = if control & 1 == 0 {
+        Version::V1
+    } else {
+        Version::V2
+    };
     let id = "d-_9".repeat(16);
     let id = id.get(..usize::from(control >> 1) % 64 + 1).unwrap_or("d");
-    let (Ok(device_id), Ok(key)) = (DeviceId::try_from(id), SigningKey::new(b"supersecretkey123"))
-    else {
+    let (Ok(device_id), Ok(key)) = (
+        DeviceId::try_from(id),
+        SigningKey::new(b"supersecretkey123"),
+    ) else {
         panic!("a valid id and secret");
     };
     let now = 1_727_712_000;
     let message_id = MessageId::from_random([control; 16]);
-    let draft = Draft { version, device_id: &device_id, timestamp: now, message_id, payload };
+    let draft = Draft {
+        version,
+        device_id: &device_id,
+        timestamp: now,
+        message_id,
+        payload,
+    };
 
     // Signing: within the room that is promised to suffice, and in not a byte less.
     let mut out = vec![0; payload.as_str().len() + ENVELOPE_OVERHEAD];
@@ -41,7 +53,11 @@ pub fn run(data: &[u8]) {
     let Ok(len) = signed else {
         panic!("{signed:?}: the promised room did not suffice");
     };
-    assert!(draft.sign_into(&key, Direction::Down, &mut vec![0; len - 1]).is_err());
+    assert!(
+        draft
+            .sign_into(&key, Direction::Down, &mut vec![0; len - 1])
+            .is_err()
+    );
     out.truncate(len);
 
     // Receiving: the device accepts it and finds the same command in it.
@@ -50,7 +66,10 @@ pub fn run(data: &[u8]) {
         key: &key,
         min_version: version,
         tolerance_s: FRESHNESS_S,
-        limits: Limits { max_message: len, ..Limits::CONTRACT },
+        limits: Limits {
+            max_message: len,
+            ..Limits::CONTRACT
+        },
     };
     let received = allocation::at_most(0, || receive(&out, &receiver, now, &mut slots));
     let received = match received {
@@ -68,9 +87,20 @@ pub fn run(data: &[u8]) {
     let Ok(other) = DeviceId::try_from("somebody-else") else {
         panic!("a valid id");
     };
-    let elsewhere = receive(&out, &Receiver { own: &other, ..receiver }, now, &mut slots);
+    let elsewhere = receive(
+        &out,
+        &Receiver {
+            own: &other,
+            ..receiver
+        },
+        now,
+        &mut slots,
+    );
     assert_eq!(elsewhere.map(drop), Err(Reason::IdentityMismatch));
-    let reflected = received.into_inner().verify(&key, Direction::Up, &mut slots).is_ok();
+    let reflected = received
+        .into_inner()
+        .verify(&key, Direction::Up, &mut slots)
+        .is_ok();
     assert_eq!(reflected, version == Version::V1);
     tampered(&out, &receiver, control, now, &mut slots);
 
@@ -117,7 +147,14 @@ fn outcome(payload: &Payload<'_>, command_id: MessageId, slots: &mut [u64]) {
         written(&ack, slots);
     }
     let status = tidegate_wire::command::Status::Done;
-    written(&Ack { command_id, status, detail: Some(*payload) }, slots);
+    written(
+        &Ack {
+            command_id,
+            status,
+            detail: Some(*payload),
+        },
+        slots,
+    );
 }
 
 fn written(ack: &Ack<'_>, slots: &mut [u64]) {

@@ -25,7 +25,9 @@ pub fn run(data: &[u8]) {
     for line in String::from_utf8_lossy(rest).lines() {
         match line.split_once('=') {
             Some((name, value)) if name.starts_with("TIDEGATE_") => {
-                sources.environment.push((name.to_owned(), value.to_owned()));
+                sources
+                    .environment
+                    .push((name.to_owned(), value.to_owned()));
             }
             _ => sources.set.push(line.to_owned()),
         }
@@ -35,7 +37,10 @@ pub fn run(data: &[u8]) {
     };
     for finding in check(&config) {
         one_line(&finding.to_string());
-        assert!(!finding.key.is_empty() && !finding.message.is_empty(), "{finding}");
+        assert!(
+            !finding.key.is_empty() && !finding.message.is_empty(),
+            "{finding}"
+        );
         assert!(!finding.remedy.is_empty(), "{finding}");
     }
     // What `tidegate config show` prints is a configuration, and the same one.
@@ -46,7 +51,11 @@ pub fn run(data: &[u8]) {
     let Some(again) = read(shown.as_bytes(), Sources::default(), shown.len()) else {
         panic!("what is shown cannot be read:\n{shown}");
     };
-    assert_eq!(format!("{config:?}"), format!("{again:?}"), "shown as\n{shown}");
+    assert_eq!(
+        format!("{config:?}"),
+        format!("{again:?}"),
+        "shown as\n{shown}"
+    );
 }
 
 fn read(text: &[u8], sources: Sources, len: usize) -> Option<Config> {
@@ -63,7 +72,10 @@ fn read(text: &[u8], sources: Sources, len: usize) -> Option<Config> {
         if let Err(error) = fs::write(file.path(), text) {
             panic!("{}: {error}", file.path().display());
         }
-        let sources = Sources { file: Some(file.path().to_owned()), ..sources };
+        let sources = Sources {
+            file: Some(file.path().to_owned()),
+            ..sources
+        };
         match allocation::at_most((1 << 20) + 2048 * len, || load(&sources)) {
             Ok(loaded) => Some(loaded.config),
             Err(error) => {

@@ -24,8 +24,9 @@ const SECRET: &[u8] = b"supersecretkey123";
 /// If something does not hold.
 pub fn run(message: &[u8]) {
     let mut slots = vec![0; slots_for(message.len())];
-    let envelope =
-        allocation::at_most(0, || Envelope::parse(message, &Limits::CONTRACT, &mut slots));
+    let envelope = allocation::at_most(0, || {
+        Envelope::parse(message, &Limits::CONTRACT, &mut slots)
+    });
     let members = json::read_members(message, MAX_DEPTH);
     let model = members.as_deref().and_then(Model::read);
     match (&envelope, &model) {
@@ -34,7 +35,10 @@ pub fn run(message: &[u8]) {
         (Ok(envelope), None) => panic!("accepted {envelope:?}"),
         (Err(error), Some(model)) => panic!("refused {model:?}: {error}"),
     }
-    let limit = Limits { max_message: message.len().saturating_sub(1), max_depth: MAX_DEPTH };
+    let limit = Limits {
+        max_message: message.len().saturating_sub(1),
+        max_depth: MAX_DEPTH,
+    };
     if !message.is_empty() {
         let reason = Envelope::parse(message, &limit, &mut slots).map_err(|error| error.reason());
         assert_eq!(reason.err(), Some(Reason::PayloadTooLarge));
@@ -54,12 +58,23 @@ pub fn run(message: &[u8]) {
         for direction in [Direction::Up, Direction::Down] {
             let (verdict, other) = allocation::at_most(0, || {
                 let verdict = envelope.verify(right, direction, &mut slots).is_ok();
-                (verdict, envelope.verify(wrong, direction, &mut slots).is_ok())
+                (
+                    verdict,
+                    envelope.verify(wrong, direction, &mut slots).is_ok(),
+                )
             });
-            assert_eq!(verdict, model.accepts(made_for, direction), "{made_for:?} {direction:?}");
+            assert_eq!(
+                verdict,
+                model.accepts(made_for, direction),
+                "{made_for:?} {direction:?}"
+            );
             assert!(!other, "accepted under another key");
         }
-        as_command(&signed, Some(model.accepts(made_for, Direction::Down)), &mut slots);
+        as_command(
+            &signed,
+            Some(model.accepts(made_for, Direction::Down)),
+            &mut slots,
+        );
     }
 }
 
@@ -73,7 +88,10 @@ static KEYS: LazyLock<SigningKeys> = LazyLock::new(|| {
         Ok(key) => key,
         Err(error) => panic!("{error}"),
     };
-    SigningKeys { right: key(SECRET), wrong: key(b"supersecretkey124") }
+    SigningKeys {
+        right: key(SECRET),
+        wrong: key(b"supersecretkey124"),
+    }
 });
 
 /// The device's side: whatever the message is, what `receive` says follows from its parts.
@@ -96,7 +114,8 @@ fn as_command(message: &[u8], signed: Option<bool>, slots: &mut [u64]) {
         assert!(!received, "received what cannot be read");
         return;
     };
-    let meant = envelope.device_id() == own.as_str() && fresh(envelope.timestamp(), now, FRESHNESS_S);
+    let meant =
+        envelope.device_id() == own.as_str() && fresh(envelope.timestamp(), now, FRESHNESS_S);
     let verified = envelope.verify(right, Direction::Down, slots).is_ok();
     assert!(signed.is_none_or(|signed| signed == verified));
     assert_eq!(received, meant && verified);
@@ -151,7 +170,13 @@ impl Model<'_> {
         };
         let id = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
         let hyphen = |at: usize| matches!(at, 8 | 13 | 18 | 23);
-        let uuid = |(at, b): (usize, u8)| if hyphen(at) { b == b'-' } else { b.is_ascii_hexdigit() };
+        let uuid = |(at, b): (usize, u8)| {
+            if hyphen(at) {
+                b == b'-'
+            } else {
+                b.is_ascii_hexdigit()
+            }
+        };
         let valid = (1..=64).contains(&model.device_id.len())
             && model.device_id.bytes().all(id)
             && model.timestamp.bytes().all(|b| b.is_ascii_digit())
@@ -168,9 +193,16 @@ impl Model<'_> {
         assert_eq!(envelope.device_id(), self.device_id);
         assert_eq!(Ok(envelope.timestamp()), self.timestamp.parse());
         assert_eq!(envelope.message_id_text(), self.message_id);
-        assert_eq!(Ok(envelope.message_id()), MessageId::parse(self.message_id.as_bytes()));
+        assert_eq!(
+            Ok(envelope.message_id()),
+            MessageId::parse(self.message_id.as_bytes())
+        );
         assert_eq!(envelope.payload().as_str(), self.payload);
-        let hex: String = envelope.signature().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = envelope
+            .signature()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         assert_eq!(hex, self.signature.to_ascii_lowercase());
     }
 
@@ -193,8 +225,17 @@ impl Model<'_> {
             Form::Sent(direction) => (self.node.canonical(false), direction),
             Form::Sorted(direction) => (self.node.canonical(true), direction),
         };
-        let Self { device_id, timestamp, message_id, .. } = self;
-        let direction = if direction == Direction::Up { "up" } else { "down" };
+        let Self {
+            device_id,
+            timestamp,
+            message_id,
+            ..
+        } = self;
+        let direction = if direction == Direction::Up {
+            "up"
+        } else {
+            "down"
+        };
         let input = match self.version {
             Version::V1 => format!("{device_id}{timestamp}{message_id}{payload}"),
             Version::V2 => format!(
@@ -205,7 +246,11 @@ impl Model<'_> {
             panic!("any key will do");
         };
         hmac.update(input.as_bytes());
-        hmac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+        hmac.finalize()
+            .into_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 

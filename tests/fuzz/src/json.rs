@@ -54,7 +54,12 @@ fn node(text: &str, depth: usize) -> Option<Node<'_>> {
         b'[' => {
             let items: Vec<&RawValue> = serde_json::from_str(text).ok()?;
             let inner = depth.checked_sub(1)?;
-            Node::Array(items.iter().map(|item| node(item.get(), inner)).collect::<Option<_>>()?)
+            Node::Array(
+                items
+                    .iter()
+                    .map(|item| node(item.get(), inner))
+                    .collect::<Option<_>>()?,
+            )
         }
         b'{' => {
             let pairs: Pairs<'_> = serde_json::from_str(text).ok()?;
@@ -131,9 +136,10 @@ impl Node<'_> {
         match self {
             Self::Scalar(_) => 0,
             Self::Array(items) => items.iter().map(Self::members).sum(),
-            Self::Object(members) => {
-                members.iter().map(|member| 1 + member.value.members()).sum()
-            }
+            Self::Object(members) => members
+                .iter()
+                .map(|member| 1 + member.value.members())
+                .sum(),
         }
     }
 }

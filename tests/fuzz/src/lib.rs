@@ -48,14 +48,46 @@ pub struct Target {
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
-    Target { name: "canonical", run: canonical::run, max_len: 4096 },
+    Target {
+        name: "canonical",
+        run: canonical::run,
+        max_len: 4096,
+    },
     #[cfg(feature = "gateway")]
-    Target { name: "certificate_identity", run: certificate_identity::run, max_len: 4096 },
-    Target { name: "command_body", run: command_body::run, max_len: 4096 },
+    Target {
+        name: "certificate_identity",
+        run: certificate_identity::run,
+        max_len: 4096,
+    },
+    Target {
+        name: "command_body",
+        run: command_body::run,
+        max_len: 4096,
+    },
     #[cfg(feature = "gateway")]
-    Target { name: "config", run: config::run, max_len: 4096 },
-    Target { name: "envelope", run: envelope::run, max_len: 4096 },
-    Target { name: "mqtt_client_decode", run: mqtt_client_decode::run, max_len: 2048 },
-    Target { name: "mqtt_differential", run: mqtt_differential::run, max_len: 2048 },
-    Target { name: "mqtt_server_decode", run: mqtt_server_decode::run, max_len: 2048 },
+    Target {
+        name: "config",
+        run: config::run,
+        max_len: 4096,
+    },
+    Target {
+        name: "envelope",
+        run: envelope::run,
+        max_len: 4096,
+    },
+    Target {
+        name: "mqtt_client_decode",
+        run: mqtt_client_decode::run,
+        max_len: 2048,
+    },
+    Target {
+        name: "mqtt_differential",
+        run: mqtt_differential::run,
+        max_len: 2048,
+    },
+    Target {
+        name: "mqtt_server_decode",
+        run: mqtt_server_decode::run,
+        max_len: 2048,
+    },
 ];

@@ -23,5 +23,10 @@ pub fn run(data: &[u8]) {
         _ => Accept::FromClient(Version::V5),
     };
     let max = MAX_SIZES[usize::from(control >> 2 & 3)];
-    Stream { accept, max, stride: usize::from(control >> 4) + 1 }.judge(wire);
+    Stream {
+        accept,
+        max,
+        stride: usize::from(control >> 4) + 1,
+    }
+    .judge(wire);
 }

@@ -8,8 +8,8 @@
 
 use bytes::BytesMut;
 use tidegate_mqtt::{
-    Accept, ClientPacket, ConnAck, Connect, DecodeError, Malformed, Peer, PropertyBuf, PropertyScope, Publish,
-    RawProperties, ReasonCode, Role, ServerPacket, Version, frame, topic,
+    Accept, ClientPacket, ConnAck, Connect, DecodeError, Malformed, Peer, PropertyBuf,
+    PropertyScope, Publish, RawProperties, ReasonCode, Role, ServerPacket, Version, frame, topic,
 };
 
 use crate::allocation;
@@ -131,13 +131,20 @@ fn look_at(any: &Any<'_>) {
     let properties = |properties: &RawProperties<'_>| {
         for property in properties {
             assert!(properties.contains(property.id()));
-            assert_eq!(properties.get(property.id()).map(|p| p.id()), Some(property.id()));
+            assert_eq!(
+                properties.get(property.id()).map(|p| p.id()),
+                Some(property.id())
+            );
         }
         let _ = properties.user_properties().count();
         let _ = properties.subscription_identifiers().count();
     };
     match any {
-        Any::Connect(Connect { properties: p, will, .. }) => {
+        Any::Connect(Connect {
+            properties: p,
+            will,
+            ..
+        }) => {
             properties(p);
             if let Some(will) = will {
                 properties(&will.properties);
@@ -162,7 +169,10 @@ fn look_at(any: &Any<'_>) {
         }
         Any::Client(ClientPacket::Unsubscribe(p)) => {
             properties(&p.properties);
-            let names = p.filters.iter().filter(|filter| topic::valid_filter(filter));
+            let names = p
+                .filters
+                .iter()
+                .filter(|filter| topic::valid_filter(filter));
             assert_eq!(names.count(), p.filters.len());
         }
         Any::Client(ClientPacket::Disconnect(p)) | Any::Server(ServerPacket::Disconnect(p)) => {
@@ -171,7 +181,11 @@ fn look_at(any: &Any<'_>) {
         Any::Client(ClientPacket::Auth(p)) | Any::Server(ServerPacket::Auth(p)) => {
             properties(&p.properties);
         }
-        Any::Server(ServerPacket::ConnAck(ConnAck { reason, properties: p, session_present })) => {
+        Any::Server(ServerPacket::ConnAck(ConnAck {
+            reason,
+            properties: p,
+            session_present,
+        })) => {
             properties(p);
             assert!(!session_present || *reason == ReasonCode::Success);
         }
@@ -202,7 +216,11 @@ fn pass_on(publish: &Publish<'_>) {
     let parsed = RawProperties::parse(properties.as_bytes(), PropertyScope::PublishFromServer);
     assert_eq!(parsed, Ok(properties));
     for version in [Version::V311, Version::V5] {
-        let message = Publish { properties, dup: false, ..*publish };
+        let message = Publish {
+            properties,
+            dup: false,
+            ..*publish
+        };
         let mut out = BytesMut::new();
         let peer = Peer::client(version);
         match message.encode(&peer, &mut out) {
