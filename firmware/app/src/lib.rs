@@ -1,0 +1,9 @@
+#![no_std]
+#![allow(
+    async_fn_in_trait,
+    reason = "the device is one task on a single-threaded executor: futures need not be Send"
+)]
+extern crate alloc;
+pub mod board;
+pub mod json;
+pub mod profile;
