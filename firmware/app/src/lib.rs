@@ -5,5 +5,8 @@
 )]
 extern crate alloc;
 pub mod board;
+pub mod credentials;
 pub mod json;
+#[cfg(test)]
+mod memory_flash;
 pub mod profile;
