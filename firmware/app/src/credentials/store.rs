@@ -301,6 +301,7 @@ fn offset<F: NorFlash>(flash: &F, index: usize) -> u32 {
     (index * half_size(flash)) as u32
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "made for map_err")]
 fn failed(error: impl NorFlashError) -> StoreError {
     StoreError::Flash(error.kind())
 }
