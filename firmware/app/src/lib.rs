@@ -6,11 +6,13 @@
 extern crate alloc;
 pub mod backoff;
 pub mod board;
+pub mod commands;
 pub mod credentials;
 pub mod executed;
 pub mod json;
 #[cfg(test)]
 mod memory_flash;
+pub mod mqtt;
 pub mod profile;
 pub mod state;
 pub mod time;

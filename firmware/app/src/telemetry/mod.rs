@@ -30,8 +30,8 @@ use crate::time::WallClock;
 /// Largest payload of a message: a reading is 60 bytes, an ack with a detail 200.
 pub const MAX_PAYLOAD: usize = 384;
 
-/// What `,"measured_at":` and a time take.
-const MEASURED_AT: usize = 34;
+/// What `,"measured_at":` and the largest time take.
+const MEASURED_AT: usize = 40;
 
 /// Scratch slots for the members of a payload of that size; no profile has half as many.
 const SLOTS: usize = 64;

@@ -7,11 +7,11 @@ use tidegate_wire::Channel;
 use super::Item;
 
 /// Readings in RAM before the oldest go to flash: short interruptions cost no flash wear.
-pub const READINGS: usize = 32;
+pub(super) const READINGS: usize = 32;
 
 /// Events and acknowledgements in RAM. An event more is not noted; an acknowledgement more cannot
 /// come, because commands are only read while there is room.
-pub const NOTICES: usize = 16;
+pub(super) const NOTICES: usize = 16;
 
 /// Messages that wait, most urgent first: acknowledgements, events, then readings, oldest first.
 #[derive(Debug, Default)]
