@@ -8,6 +8,8 @@
 //!
 //! Everything else is for the profile's [`Actuators`](crate::profile::Actuators).
 
+use alloc::boxed::Box;
+
 use base64ct::{Base64, Encoding};
 use tidegate_wire::{Payload, SigningKey};
 use zeroize::Zeroizing;
@@ -23,7 +25,7 @@ pub enum Request {
     /// Say how it is.
     Report,
     /// Try these credentials.
-    Credentials(Credentials),
+    Credentials(Box<Credentials>),
     /// Nothing: it is for the profile.
     ForProfile,
 }
@@ -56,7 +58,7 @@ pub fn read(command: &Command<'_>, present: &Credentials) -> Result<Request, Inv
     } else if command.is("report") {
         Request::Report
     } else if command.is("credentials") {
-        Request::Credentials(renewed(&command.payload, present)?)
+        Request::Credentials(Box::new(renewed(&command.payload, present)?))
     } else {
         Request::ForProfile
     })

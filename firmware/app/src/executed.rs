@@ -77,10 +77,18 @@ impl Executed {
         executed
     }
 
-    /// The record was lost: only commands signed from now on are taken. `now` in seconds since
-    /// 1970, `tolerance_s` how far the gateway's clock may be ahead.
-    pub fn forget(&mut self, now: u64, tolerance_s: u64) {
-        self.not_before = Some(now.saturating_add(tolerance_s));
+    /// The record was lost: nothing is taken until the time is known, and then only what is
+    /// signed from then on.
+    pub const fn lost(&mut self) {
+        self.not_before = Some(u64::MAX);
+    }
+
+    /// The time is known from now on, in seconds since 1970; `tolerance_s` is how far the gateway's
+    /// clock may be ahead of it.
+    pub const fn time_is(&mut self, now: u64, tolerance_s: u64) {
+        if let Some(u64::MAX) = self.not_before {
+            self.not_before = Some(now.saturating_add(tolerance_s));
+        }
     }
 
     /// Judges a command whose signature and freshness were checked, and claims a slot for it,
@@ -180,7 +188,10 @@ mod tests {
     #[test]
     fn a_lost_record_takes_only_what_was_signed_after() {
         let mut executed = Executed::default();
-        executed.forget(NOW, TOLERANCE);
+        executed.lost();
+        assert_eq!(executed.admit(id(1), NOW, NOW, TOLERANCE), Admission::Unknown);
+        executed.time_is(NOW, TOLERANCE);
+        executed.time_is(NOW - 900, TOLERANCE);
         let later = NOW + TOLERANCE + 1;
         assert_eq!(executed.admit(id(1), NOW + TOLERANCE, NOW, TOLERANCE), Admission::Unknown);
         assert!(matches!(
