@@ -290,7 +290,10 @@ impl<B: Board, A: Actuators> Device<B, A> {
         let unix_ms = match self.system.trusted_time() {
             Some(time) => time,
             None => self
-                .within(ASK_TIME, time::ask(&self.network, &self.clock, ntp))
+                .within(
+                    ASK_TIME,
+                    time::ask(&self.network, &self.clock, ntp, self.wall.get().floor()),
+                )
                 .await
                 .ok_or(Lost::Timeout("NTP"))?
                 .map_err(Lost::NoTime)?,
