@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use gateway::{Gateway, Link};
 use serde_json::{Value, json};
-use tidegate_host::{Kind, Simulation, World, simulate};
+use tidegate_host::{Kind, Simulation, Stop, World, simulate};
 use tokio::task::LocalSet;
 
 /// Runs a device beside a test.
@@ -35,10 +35,11 @@ async fn with_device(
         gateway: None,
     };
     let world = World::new();
+    let stop = Rc::<Stop>::default();
     let local = LocalSet::new();
     let both = local.run_until(async {
         tokio::select! {
-            ended = simulate(&simulation, world.clone()) => panic!("{ended:?}"),
+            ended = simulate(&simulation, world.clone(), stop) => panic!("{ended:?}"),
             () = test(world.clone()) => {}
         }
     });
@@ -194,10 +195,14 @@ async fn readings_of_an_outage_arrive_later_in_order_and_none_is_missing() {
     let gateway = Gateway::start().await;
     let interval = Duration::from_millis(5);
     with_device(&gateway, Kind::Dashboard, interval, None, async |world| {
+        let first = u64::from(world.potentiometer.get());
         world.turning.set(true);
         let mut link = gateway.accept(false).await;
-        let first = u64::from(world.potentiometer.get());
-        let mut expected = next(&mut link, "data").await["pot"].as_u64().unwrap() + 1;
+        // From when on the potentiometer is turned.
+        let mut expected = first;
+        while expected <= first + 1 {
+            expected = next(&mut link, "data").await["pot"].as_u64().unwrap() + 1;
+        }
         let mut time = 0.0;
         let mut take = |reading: Value| {
             assert_eq!(reading["pot"].as_u64(), Some(expected));
