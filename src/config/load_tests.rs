@@ -806,3 +806,20 @@ fn a_problem_is_one_line_whatever_was_written() {
         assert!(!line.contains(char::is_control), "{line:?}");
     }
 }
+
+#[test]
+fn a_key_of_very_many_parts_is_refused_like_any_other() {
+    let sources = Sources {
+        set: vec![format!("{}=1", ["a"; 100_000].join("."))],
+        ..Sources::default()
+    };
+    let error = parse("", Path::new("gw.toml"), &sources).expect_err("wrong");
+    assert!(error.to_string().contains("there is no such setting"));
+}
+
+#[test]
+fn a_very_long_unknown_key_is_compared_with_nothing() {
+    let text = format!("{} = 1", "a".repeat(1 << 20));
+    let error = parse(&text, Path::new("gw.toml"), &Sources::default()).expect_err("wrong");
+    assert!(error.to_string().contains("unknown key"));
+}
