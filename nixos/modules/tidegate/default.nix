@@ -314,7 +314,6 @@ in
 
     systemd.services.tidegate = {
       description = "Tidegate, the gateway for devices";
-      documentation = [ "https://github.com/tidegate/tidegate" ];
       wantedBy = [ "multi-user.target" ];
       wants = [ "network-online.target" ];
       after = [ "network-online.target" ];
