@@ -47,6 +47,13 @@ let
         // lib.mapAttrs' (name: etc: lib.nameValuePair "etc/${name}" "${etc.source}") (
           pick etcNames config.environment.etc
         );
+      # NixOS enables units by links, so what starts them is not in the files.
+      starts = lib.filterAttrs (_: by: by != { }) (
+        lib.mapAttrs (
+          _: unit:
+          lib.filterAttrs (_: targets: targets != [ ]) { inherit (unit) wantedBy requiredBy; }
+        ) (pick unitNames config.systemd.units)
+      );
       # What units name and unit files do not make.
       users = lib.mapAttrs (_: user: {
         inherit (user) uid group home;
