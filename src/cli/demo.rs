@@ -11,7 +11,8 @@ mod status;
 
 use std::{
     io::{self, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -30,9 +31,11 @@ use self::{
     device::{Device, Identity, Tally},
 };
 use crate::{
-    app::{App, Handle, StartError, Tasks},
+    api::{KeyError, Scope},
+    app::{App, EnrolError, Handle, RunError, StartError, Tasks},
     config::{Config, HttpUpstream, Listener, ListenerMode, Upstream},
-    pki::{self, Bundle},
+    pki::{self, Bundle, Endpoint, Host},
+    store::{LedgerCheck, StoreError},
 };
 
 /// Arguments of `tidegate demo`.
@@ -80,6 +83,14 @@ pub enum DemoError {
     Start(#[from] StartError),
     #[error("cannot issue certificates for the simulated devices: {0}")]
     Pki(#[from] pki::PkiError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error("cannot enrol a simulated device: {0}")]
+    Enrol(#[from] EnrolError),
+    #[error("cannot make an API key: {0}")]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("cannot set up a simulated device: {0}")]
     Device(String),
     #[error("cannot start: {0}")]
@@ -132,9 +143,9 @@ pub async fn run(args: &DemoArgs, state_dir: PathBuf) -> Result<(), DemoError> {
         ended = &mut gateway => {
             tasks.stop();
             tasks.drained().await;
-            return ended.map_err(DemoError::from);
+            return Ok(ended?);
         }
-        verdict = act(args, &handle, &backend, &identities, &tally) => verdict,
+        verdict = act(args, &handle, &backend, &identities, &tally, &state_dir) => verdict,
     };
     tasks.stop();
     tasks.drained().await;
@@ -159,6 +170,10 @@ fn config(args: &DemoArgs, backend: &Backend, state_dir: PathBuf) -> Config {
     config
 }
 
+fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint { host: Host::Ip(address.ip()), port: address.port() }
+}
+
 fn device_name(number: u16) -> String {
     format!("sensor_{number:03}")
 }
@@ -171,7 +186,7 @@ async fn identities(args: &DemoArgs, handle: &Handle, state_dir: &Path) -> Resul
         let folder = state_dir.join("devices").join(&name);
         let bundle = match Bundle::read(&folder) {
             Ok(bundle) => bundle,
-            Err(_) => handle.enrol(&name, &folder, args.mqtt).await?,
+            Err(_) => handle.enrol(&name, &folder, endpoint(args.mqtt)).await?,
         };
         identities.push(identity(&bundle, args.mqtt)?);
     }
@@ -220,9 +235,9 @@ async fn introduce(
     backend: &Backend,
     state_dir: &Path,
 ) -> Result<(), DemoError> {
-    let key = handle.demo_api_key().await?;
+    let key = api_key(handle, state_dir).await?;
+    handle.operator("operator", &state_dir.join("operator"))?;
     let state = state_dir.display();
-    let host = |ip: IpAddr| if ip.is_loopback() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { ip };
     let mut out = io::stdout().lock();
     writeln!(out, "Tidegate demo: {} devices, a reading every {}", args.devices, humantime::format_duration(args.every))?;
     writeln!(out)?;
@@ -237,17 +252,29 @@ async fn introduce(
     writeln!(
         out,
         "  mosquitto_sub -h {} -p {} --cafile pki/root.crt --cert operator/operator.crt --key operator/operator.key -v -t 'device/#'",
-        host(args.mqtt.ip()),
+        args.mqtt.ip(),
         args.mqtt.port()
     )?;
     writeln!(
         out,
         "  curl --cacert pki/root.crt -H 'Authorization: Bearer {key}' -d '{{\"action\":\"led\",\"value\":80}}' https://{}:{}/command/sensor_001",
-        host(args.api.ip()),
+        args.api.ip(),
         args.api.port()
     )?;
     writeln!(out)?;
     Ok(())
+}
+
+/// The demo's API key, kept between starts.
+async fn api_key(handle: &Handle, state_dir: &Path) -> Result<String, DemoError> {
+    let path = state_dir.join("demo.key");
+    if let Ok(key) = std::fs::read_to_string(&path) {
+        return Ok(key);
+    }
+    let key = handle.create_key("demo", &[Scope::CommandSend, Scope::CommandRead]).await?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    file.write_all(key.as_bytes())?;
+    Ok(key.to_string())
 }
 
 /// The script of the demo: the outage, the attacks, the status line, the end.
@@ -257,6 +284,7 @@ async fn act(
     backend: &Backend,
     identities: &[Identity],
     tally: &Tally,
+    state_dir: &Path,
 ) -> Result<(), DemoError> {
     let started = Instant::now();
     let end = args.lasting.map(|lasting| started + lasting);
@@ -267,7 +295,8 @@ async fn act(
     });
     let story = async {
         if args.attack {
-            attack(identities, end.map_or(started, |_| started) + Duration::from_secs(2)).await?;
+            let trust = trusting(&Bundle::read(&state_dir.join("devices").join(device_name(1)))?)?;
+            attack(identities, trust, started + Duration::from_secs(2)).await?;
         }
         if let Some((from, to)) = outage {
             sleep_until(from).await;
@@ -291,10 +320,10 @@ async fn act(
     settle(handle, backend).await
 }
 
-async fn attack(identities: &[Identity], at: Instant) -> Result<(), DemoError> {
+async fn attack(identities: &[Identity], trust: ClientConfigParts, at: Instant) -> Result<(), DemoError> {
     sleep_until(at).await;
     let (Some(first), Some(last)) = (identities.first(), identities.last()) else { return Ok(()) };
-    let stranger = attack::stranger(first)?;
+    let stranger = attack::stranger(last.id.as_str(), trust).map_err(DemoError::Device)?;
     // The attacker works with a connection of the last device, whose own session it takes over.
     let reports = attack::run(last, first, stranger).await;
     let mut succeeded = 0;
@@ -319,22 +348,24 @@ async fn settle(handle: &Handle, backend: &Backend) -> Result<(), DemoError> {
     backend.set_up(true);
     let deadline = Instant::now() + SETTLE;
     status::note("no more readings; waiting for the last deliveries");
-    let ledger = loop {
-        let ledger = handle.verified_ledger("backend").await?;
-        if ledger.owed == 0 || Instant::now() > deadline {
-            break ledger;
-        }
+    while handle.ledger("backend").owed > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let of = handle.clone();
+    let verifying = tokio::task::spawn_blocking(move || of.verify_ledger("backend"));
+    let checked: Option<LedgerCheck> = verifying.await.map_err(|_| StoreError::Stopping)??;
+    let Some(checked) = checked else {
+        return Err(DemoError::Failed("there is no ledger".to_owned()));
     };
+    let ledger = checked.ledger;
     let seen = backend.seen();
     status::note(&format!(
         "ledger: accepted {} = delivered {} + owed {} + dead {} + expired {}",
         ledger.accepted, ledger.delivered, ledger.owed, ledger.dead, ledger.expired
     ));
     status::note(&format!("backend: {} messages took effect, {} deliveries repeated", seen.effects, seen.repeats));
-    let balances = ledger.accepted == ledger.delivered + ledger.owed + ledger.dead + ledger.expired;
-    if !balances {
-        return Err(DemoError::Failed("the ledger does not balance".to_owned()));
+    if !checked.holds() {
+        return Err(DemoError::Failed(format!("the ledger does not balance: {checked:?}")));
     }
     if ledger.owed != 0 {
         return Err(DemoError::Failed(format!("{} messages were not delivered in time", ledger.owed)));

@@ -34,7 +34,7 @@ pub(super) async fn lines(handle: &Handle, tally: &Tally) {
     let mut before = 0;
     loop {
         ticks.tick().await;
-        let Ok(ledger) = handle.ledger("backend").await else { continue };
+        let ledger = handle.ledger("backend");
         let rate = ledger.accepted.saturating_sub(before) as f64 / period.as_secs_f64();
         before = ledger.accepted;
         let p99 = tally.p99().map_or("-".to_owned(), |p99| format!("{:.1} ms", p99.as_secs_f64() * 1e3));
