@@ -61,7 +61,7 @@ let
       # systemd-tmpfiles' lines for the directories of these services.
       tmpfiles = lib.sort lib.lessThan (
         lib.filter (
-          rule: lib.any (name: lib.hasInfix name rule) [ "chrony" "nginx" "tidegate" ]
+          rule: lib.any (name: lib.hasInfix name rule) [ "chrony" "nginx" "tidegate" "/run/issue.d" ]
         ) config.systemd.tmpfiles.rules
       );
     };

@@ -100,7 +100,7 @@ in
       path = [
         pkgs.age
         pkgs.openssh
-        config.services.tidegate.package
+        config.services.tidegate.commandLine
       ];
       serviceConfig = {
         Type = "oneshot";

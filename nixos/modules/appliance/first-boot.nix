@@ -59,7 +59,7 @@ in
       ];
       requires = [ "tidegate.service" ];
       wants = [ "network-online.target" ];
-      path = [ "/run/current-system/sw" ];
+      path = [ config.services.tidegate.commandLine ];
       serviceConfig = {
         Type = "oneshot";
         RemainAfterExit = true;
@@ -83,7 +83,7 @@ in
         ExecStartPost = "-${config.systemd.package}/bin/systemctl try-restart --no-block getty@tty1.service";
       };
     };
-    systemd.tmpfiles.settings.tidegate-issue."/run/issue.d".d.mode = "0755";
+    systemd.tmpfiles.rules = [ "d /run/issue.d 0755 root root - -" ];
 
     systemd.services.tidegate-factory-reset = {
       description = "Forget everything, because somebody with the card in hand asked for it";

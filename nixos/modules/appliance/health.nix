@@ -40,7 +40,7 @@ in
       path = [
         config.nix.package
         config.systemd.package
-        "/run/current-system/sw"
+        config.services.tidegate.commandLine
       ];
       serviceConfig = {
         Type = "exec";

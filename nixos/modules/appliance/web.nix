@@ -140,11 +140,9 @@ in
     # Replacing the copies must not take nginx down with it.
     systemd.services.nginx.after = [ "tidegate-tls.service" ];
 
-    systemd.tmpfiles.settings.tidegate-releases."/var/lib/tidegate-releases".d = {
-      user = config.services.tidegate.user;
-      group = config.services.nginx.group;
-      mode = "0750";
-    };
+    systemd.tmpfiles.rules = [
+      "d /var/lib/tidegate-releases 0750 ${config.services.tidegate.user} ${config.services.nginx.group} - -"
+    ];
 
     services.nginx = {
       enable = true;

@@ -99,9 +99,9 @@ let
     text = ''
       export TIDEGATE_CONFIG=/etc/tidegate/tidegate.toml
       if [ "$(id -u)" = 0 ]; then
-        exec runuser -u ${cfg.user} -- ${lib.getExe cfg.package} --config "$TIDEGATE_CONFIG" "$@"
+        exec setpriv --reuid=${cfg.user} --regid=${cfg.user} --init-groups -- ${lib.getExe cfg.package} "$@"
       fi
-      exec ${lib.getExe cfg.package} --config "$TIDEGATE_CONFIG" "$@"
+      exec ${lib.getExe cfg.package} "$@"
     '';
   };
 in
@@ -255,6 +255,14 @@ in
       description = "Memory the daemon may use before it is ended and started again.";
     };
 
+    commandLine = mkOption {
+      type = types.package;
+      default = commandLine;
+      defaultText = lib.literalMD "made from the other options";
+      readOnly = true;
+      description = "`tidegate` as administrators get it: with this configuration, and as the service's user when root calls.";
+    };
+
     configFile = mkOption {
       type = types.package;
       default = configFile;
@@ -308,7 +316,7 @@ in
     users.groups.${cfg.user} = { };
 
     environment.etc."tidegate/tidegate.toml".source = cfg.configFile;
-    environment.systemPackages = [ commandLine ];
+    environment.systemPackages = [ cfg.commandLine ];
 
     networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall ports;
 
