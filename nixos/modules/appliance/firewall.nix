@@ -69,6 +69,8 @@ in
             # An answer would leave by another interface than this came in by: a forged source.
             # DHCP asks from 0.0.0.0.
             meta nfproto ipv4 udp sport 68 udp dport 67 accept
+            # So do neighbours that are still choosing an address.
+            ip6 saddr :: accept
             fib saddr . iif oif missing counter drop
           }
 
@@ -78,10 +80,11 @@ in
             ct state vmap { established : accept, related : accept, invalid : drop }
             # Strong hosts: an interface answers for its own addresses only.
             fib daddr . iif type != { local, broadcast, multicast } counter drop
-            meta l4proto { icmp, ipv6-icmp } jump icmp_in
+            # ICMP and ICMPv6, by number: their names are in a file that may not be there.
+            meta l4proto { 1, 58 } jump icmp_in
             tcp flags & (fin | syn | rst | ack) == syn jump new_connection
-            iifname "${network.devices.interface}" jump devices
-            iifname "${network.management.interface}" jump management
+            iifname "${network.devices.interface}" jump from_devices
+            iifname "${network.management.interface}" jump from_management
             limit rate 1/second burst 10 packets log prefix "tidegate refused: " level info
             counter drop
           }
@@ -104,7 +107,7 @@ in
             counter drop
           }
 
-          chain devices {
+          chain from_devices {
             tcp dport { ${list deviceTcp} } accept
             udp dport 123 accept
             ${lib.optionalString serving ''
@@ -114,7 +117,7 @@ in
             udp dport 5353 ip daddr 224.0.0.251 accept
           }
 
-          chain management {
+          chain from_management {
             ${lib.optionalString (managementTcp != [ ]) "tcp dport { ${list managementTcp} } accept"}
             udp dport 5353 accept
             udp dport 546 ip6 saddr fe80::/10 accept
@@ -135,7 +138,7 @@ in
           }
 
           chain to_devices {
-            meta l4proto { icmp, ipv6-icmp } accept
+            meta l4proto { 1, 58 } accept
             udp dport { 67, 68, 5353 } accept
             limit rate 1/second burst 5 packets log prefix "tidegate not sent: " level info
             counter drop

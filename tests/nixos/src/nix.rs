@@ -37,12 +37,16 @@ impl Nix {
         if !nixpkgs.join("nixos/lib/eval-config.nix").is_file() {
             return Err(format!("NIXPKGS={}: there is no nixpkgs tree", nixpkgs.display()));
         }
-        let root = if have("nix") { None } else { Some(debian::with_nix()?) };
+        let root = if have("nix") { None } else { Some(debian::with_nix()?.canonicalize().map_err(|error| error.to_string())?) };
         let mut nix = Self { root, overrides: Vec::new() };
         for (input, tree) in
             [("nixpkgs", Some(nixpkgs)), ("rust-overlay", std::env::var_os("RUST_OVERLAY").map(PathBuf::from))]
         {
             let Some(tree) = tree else { continue };
+            if let Some(stored) = nix.stored(&tree) {
+                nix.overrides.extend(["--override-input".to_owned(), input.to_owned(), format!("path:{stored}")]);
+                continue;
+            }
             let seen = nix.show(&tree, input)?;
             // Copied into the store once; from there each evaluation takes seconds.
             let copied = nix.command(&["eval", "--raw", "--impure", "--expr"])
@@ -57,6 +61,12 @@ impl Nix {
         }
         nix.source()?;
         Ok(Some(nix))
+    }
+
+    /// The path in Nix's own store of a tree that is there already.
+    fn stored(&self, tree: &Path) -> Option<String> {
+        let below = tree.strip_prefix(self.root.as_deref().unwrap_or(Path::new("/"))).ok()?;
+        below.starts_with("nix/store").then(|| format!("/{}", below.display()))
     }
 
     /// Makes a folder visible where Nix runs, and says where.

@@ -348,7 +348,7 @@ pub(super) fn device_list() -> Outcome<String> {
 
     let without: Vec<&str> = before.split("\n\n").filter(|table| !table.starts_with("[devices.sensor_002]")).collect();
     let after = without.join("\n\n").trim_end().to_owned() + "\n\n[devices.sensor_003]\nenabled = true\nsigning = \"any\"\n";
-    ensure(after.len() != before.len(), || format!("sensor_002 has no table:\n{before}"))?;
+    ensure(!after.contains("sensor_002"), || format!("sensor_002 has no table:\n{before}"))?;
     with_configuration(&after)?;
     eventually("the removed device to be gone", || (status().ok()?["devices"]["connected"] == 0).then_some(()))?;
     drop(connection);
