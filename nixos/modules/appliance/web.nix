@@ -151,6 +151,12 @@ in
       recommendedTlsSettings = false;
       sslProtocols = "TLSv1.2 TLSv1.3";
       commonHttpConfig = ''
+        # What is too big for memory goes to the service's own cache folder, however nginx was built.
+        client_body_temp_path /var/cache/nginx/client_body;
+        proxy_temp_path /var/cache/nginx/proxy;
+        fastcgi_temp_path /var/cache/nginx/fastcgi;
+        uwsgi_temp_path /var/cache/nginx/uwsgi;
+        scgi_temp_path /var/cache/nginx/scgi;
         limit_conn_zone $binary_remote_addr zone=address:1m;
         log_format journal '$remote_addr "$ssl_client_s_dn" "$request" $status $body_bytes_sent "$http_range"';
         access_log syslog:server=unix:/dev/log,nohostname,tag=nginx journal;

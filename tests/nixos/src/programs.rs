@@ -77,6 +77,8 @@ fn check(tree: &Path, snapshot: &Snapshot) -> Vec<String> {
     match ruleset {
         None => failed.push("no ruleset was rendered".to_owned()),
         Some((path, text)) => {
+            // What the unit makes before it loads the rules.
+            failed.extend(write(&tree.join("var/lib/nftables/deletions.nft"), "", 0o600).err());
             // Checked in a network namespace of its own: nothing of this machine is touched.
             let at = path.clone() + &text.destination;
             let mut nft = Command::new("unshare");

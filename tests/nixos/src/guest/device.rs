@@ -9,7 +9,7 @@ use std::{
 
 use tidegate_wire::{Direction, Draft, Envelope, Limits, Payload, SigningKey, Version};
 
-use super::network::{GATEWAY, inside};
+use super::network::{NAME, inside};
 use crate::{
     Outcome,
     shell::{output, read},
@@ -48,7 +48,7 @@ impl Device {
 
     fn mosquitto(&self, program: &str, namespace: &str) -> Command {
         let mut command = inside(namespace, program);
-        command.args(["-h", GATEWAY, "-p", "8883", "-q", "1"]);
+        command.args(["-h", NAME, "-p", "8883", "-q", "1"]);
         for (option, file) in [("--cafile", "ca.crt"), ("--cert", "device.crt"), ("--key", "device.key")] {
             command.arg(option).arg(self.folder.join(file));
         }

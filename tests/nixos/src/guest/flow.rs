@@ -95,8 +95,12 @@ fn tell(stories: &[Story]) -> Outcome {
     if failed.is_empty() {
         return Ok(());
     }
-    let log = read(Command::new("journalctl").args(["--no-pager", "-n", "60", "-o", "short-monotonic", "-u", "tidegate", "-u", "nginx", "-u", "tidegate-tls", "-u", "chronyd", "-u", "nftables", "-u", "tidegate-welcome", "-u", "testbed-*"]));
-    Err(format!("{} of {} stories failed\n{}", failed.len(), stories.len(), log.unwrap_or_default()))
+    let mut log = String::new();
+    for unit in ["tidegate", "tidegate-welcome", "tidegate-tls", "nginx", "chronyd", "nftables", "testbed-around"] {
+        let last = ["--no-pager", "--lines=12", "--output=short-monotonic", "--unit", unit];
+        log += &read(Command::new("journalctl").args(last)).unwrap_or_default();
+    }
+    Err(format!("{} of {} stories failed\n{}", failed.len(), stories.len(), log))
 }
 
 /// One line to the host.

@@ -5,6 +5,8 @@ use std::process::Command;
 use crate::{Outcome, shell::read};
 
 pub(crate) const GATEWAY: &str = "10.93.0.1";
+/// What the device side calls it; /etc/hosts has the address.
+pub(crate) const NAME: &str = "gateway.local";
 pub(crate) const OUTSIDE: &str = "192.168.77.2";
 pub(crate) const DEVICE: &str = "10.93.0.20";
 pub(crate) const ATTACKER: &str = "10.93.0.66";
