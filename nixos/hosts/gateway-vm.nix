@@ -36,5 +36,7 @@
     forwardPorts = lib.mkForce [ ];
   };
   # Enough to see what is going on: this machine is nobody's gateway.
-  services.getty.autologinUser = lib.mkIf (config.services.tidegate.appliance.ssh.authorizedKeys == [ ]) "root";
+  services.getty.autologinUser = lib.mkIf (
+    config.services.tidegate.appliance.ssh.authorizedKeys == [ ]
+  ) "root";
 }

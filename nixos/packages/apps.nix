@@ -22,14 +22,16 @@ in
     script "tidegate-demo" [ pkgs.tidegate ] ''exec tidegate demo "$@"''
   );
 
-  flash-esp32 = app "Build the firmware, provision a device's credentials, flash and monitor a board" (
-    script "flash-esp32" [
-      pkgs.espflash
-      pkgs.nix
-      pkgs.tidegate
-      pkgs.tidegate-box
-    ] ''exec tidegate-box flash-esp32 --flake ${../..} "$@"''
-  );
+  flash-esp32 =
+    app "Build the firmware, provision a device's credentials, flash and monitor a board"
+      (
+        script "flash-esp32" [
+          pkgs.espflash
+          pkgs.nix
+          pkgs.tidegate
+          pkgs.tidegate-box
+        ] ''exec tidegate-box flash-esp32 --flake ${../..} "$@"''
+      );
 
   flash-sd = app "Write the gateway's image to an SD card" (
     script "flash-sd" [

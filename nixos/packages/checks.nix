@@ -29,7 +29,9 @@ in
 {
   inherit tidegate;
   inherit (pkgs) tidegate-box tidegate-firmware-esp32c3 tidegate-firmware-esp32c6;
-  clippy = cargo "clippy" [ pkgs.clippy ] "cargo clippy --offline --workspace --all-targets -- -D warnings";
+  clippy = cargo "clippy" [
+    pkgs.clippy
+  ] "cargo clippy --offline --workspace --all-targets -- -D warnings";
   fmt = cargo "fmt" [ pkgs.rustfmt ] "cargo fmt --all --check";
   deny = cargo "deny" [ pkgs.cargo-deny ] "cargo deny --offline check bans licenses sources";
   nixfmt = lint "nixfmt" [ pkgs.nixfmt ] "nixfmt --check $(find flake.nix nixos -name '*.nix')";
@@ -37,8 +39,9 @@ in
   deadnix = lint "deadnix" [ pkgs.deadnix ] "deadnix --fail flake.nix nixos";
   actionlint = lint "actionlint" [ pkgs.actionlint ] "actionlint .github/workflows/*.yml";
   mistakes =
-    assert lib.assertMsg (unexpected == { })
-      "these configurations should be refused: ${lib.concatStringsSep ", " (lib.attrNames unexpected)}";
+    assert lib.assertMsg (
+      unexpected == { }
+    ) "these configurations should be refused: ${lib.concatStringsSep ", " (lib.attrNames unexpected)}";
     pkgs.writeText "mistakes-are-refused" (lib.concatStringsSep "\n" (lib.attrNames self.mistakes));
   inherit (self.packages.${pkgs.stdenv.hostPlatform.system}) options-doc;
 }

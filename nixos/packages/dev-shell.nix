@@ -19,19 +19,17 @@
 }:
 mkShell {
   packages = [
-    (
-      (rust-bin.fromRustupToolchainFile ../../rust-toolchain.toml).override {
-        targets = [
-          "riscv32imc-unknown-none-elf"
-          "riscv32imac-unknown-none-elf"
-        ];
-        extensions = [
-          "clippy"
-          "rustfmt"
-          "rust-src"
-        ];
-      }
-    )
+    ((rust-bin.fromRustupToolchainFile ../../rust-toolchain.toml).override {
+      targets = [
+        "riscv32imc-unknown-none-elf"
+        "riscv32imac-unknown-none-elf"
+      ];
+      extensions = [
+        "clippy"
+        "rustfmt"
+        "rust-src"
+      ];
+    })
     actionlint
     cargo-deny
     chrony

@@ -20,7 +20,11 @@ let
     options = { inherit (evaluated.options.services) tidegate; };
     # Links into the store would change with every commit and lead nowhere.
     transformOptions =
-      option: option // { declarations = map (d: lib.removePrefix "${toString ../..}/" (toString d)) option.declarations; };
+      option:
+      option
+      // {
+        declarations = map (d: lib.removePrefix "${toString ../..}/" (toString d)) option.declarations;
+      };
     warningsAreErrors = true;
   };
 in

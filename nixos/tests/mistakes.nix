@@ -45,7 +45,8 @@ let
     {
       inherit says messages;
       kind = "asserts";
-      outcome = if lib.any (m: lib.all (word: lib.hasInfix word m) says) messages then "refused" else "accepted";
+      outcome =
+        if lib.any (m: lib.all (word: lib.hasInfix word m) says) messages then "refused" else "accepted";
     };
 in
 {
@@ -64,7 +65,10 @@ in
   ];
   secret-in-store =
     thrown
-      { services.tidegate.devices.sensor_001.secretFile = "${builtins.storeDir}/00000000000000000000000000000000-secret"; }
+      {
+        services.tidegate.devices.sensor_001.secretFile =
+          "${builtins.storeDir}/00000000000000000000000000000000-secret";
+      }
       [
         "secretFile"
         "points into the Nix store"
@@ -76,7 +80,10 @@ in
   ];
   token-in-store =
     thrown
-      { services.tidegate.upstreams.backend.bearerTokenFile = lib.mkForce "${builtins.storeDir}/00000000000000000000000000000000-token"; }
+      {
+        services.tidegate.upstreams.backend.bearerTokenFile =
+          lib.mkForce "${builtins.storeDir}/00000000000000000000000000000000-token";
+      }
       [
         "bearerTokenFile"
         "points into the Nix store"
@@ -129,31 +136,27 @@ in
         "accessPoint"
         "10.93.0.1"
       ];
-  backup-in-the-clear = asserted { services.tidegate.appliance.backup.recipients = lib.mkForce [ ]; } [
-    "age-keygen"
-  ];
+  backup-in-the-clear =
+    asserted { services.tidegate.appliance.backup.recipients = lib.mkForce [ ]; }
+      [
+        "age-keygen"
+      ];
   backup-to-nowhere = asserted { services.tidegate.appliance.backup.usbLabel = lib.mkForce null; } [
     "either usbLabel or ssh.target"
   ];
   update-port-taken = asserted {
     services.tidegate.settings.listeners.second.address = "0.0.0.0:8444";
   } [ "another port" ];
-  update-without-return =
-    asserted
-      {
-        services.tidegate.appliance = {
-          selfUpdate.flake = "github:example/ours";
-          health.enable = false;
-        };
-      }
-      [ "health.enable = true" ];
-  console-without-api =
-    asserted
-      {
-        services.tidegate.settings.api.address = null;
-        services.tidegate.appliance.web.enable = true;
-      }
-      [ "nothing to stand in front of" ];
+  update-without-return = asserted {
+    services.tidegate.appliance = {
+      selfUpdate.flake = "github:example/ours";
+      health.enable = false;
+    };
+  } [ "health.enable = true" ];
+  console-without-api = asserted {
+    services.tidegate.settings.api.address = null;
+    services.tidegate.appliance.web.enable = true;
+  } [ "nothing to stand in front of" ];
   no-time-at-all = asserted {
     services.tidegate.appliance.time = {
       servers = lib.mkForce [ ];

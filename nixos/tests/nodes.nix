@@ -133,7 +133,9 @@ in
         networkConfig.DHCP = lib.mkForce "no";
         address = [ "192.168.1.1/24" ];
       };
-      systemd.tmpfiles.rules = [ "f+ /var/lib/secrets/backend-token 0600 root root - the-backend-knows-this" ];
+      systemd.tmpfiles.rules = [
+        "f+ /var/lib/secrets/backend-token 0600 root root - the-backend-knows-this"
+      ];
     };
 
   outside = {

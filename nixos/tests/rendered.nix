@@ -41,17 +41,16 @@ let
     {
       toplevel = config.system.build.toplevel.drvPath;
       files =
-        lib.mapAttrs' (
-          name: unit: lib.nameValuePair "etc/systemd/system/${name}" "${unit.unit}/${name}"
-        ) (pick unitNames config.systemd.units)
+        lib.mapAttrs' (name: unit: lib.nameValuePair "etc/systemd/system/${name}" "${unit.unit}/${name}") (
+          pick unitNames config.systemd.units
+        )
         // lib.mapAttrs' (name: etc: lib.nameValuePair "etc/${name}" "${etc.source}") (
           pick etcNames config.environment.etc
         );
       # NixOS enables units by links, so what starts them is not in the files.
       starts = lib.filterAttrs (_: by: by != { }) (
         lib.mapAttrs (
-          _: unit:
-          lib.filterAttrs (_: targets: targets != [ ]) { inherit (unit) wantedBy requiredBy; }
+          _: unit: lib.filterAttrs (_: targets: targets != [ ]) { inherit (unit) wantedBy requiredBy; }
         ) (pick unitNames config.systemd.units)
       );
       # What units name and unit files do not make.
@@ -61,7 +60,13 @@ let
       # systemd-tmpfiles' lines for the directories of these services.
       tmpfiles = lib.sort lib.lessThan (
         lib.filter (
-          rule: lib.any (name: lib.hasInfix name rule) [ "chrony" "nginx" "tidegate" "/run/issue.d" ]
+          rule:
+          lib.any (name: lib.hasInfix name rule) [
+            "chrony"
+            "nginx"
+            "tidegate"
+            "/run/issue.d"
+          ]
         ) config.systemd.tmpfiles.rules
       );
     };

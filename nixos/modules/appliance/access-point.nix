@@ -60,8 +60,10 @@ in
           # WPA3 where the device can, WPA2 for chips that cannot.
           authentication = {
             mode = "wpa3-sae-transition";
-            wpaPasswordFile = if cfg.passphraseFile != null then cfg.passphraseFile else "/var/lib/tidegate-box/wifi";
-            saePasswordsFile = if cfg.passphraseFile != null then cfg.passphraseFile else "/var/lib/tidegate-box/wifi";
+            wpaPasswordFile =
+              if cfg.passphraseFile != null then cfg.passphraseFile else "/var/lib/tidegate-box/wifi";
+            saePasswordsFile =
+              if cfg.passphraseFile != null then cfg.passphraseFile else "/var/lib/tidegate-box/wifi";
           };
         };
       };

@@ -120,9 +120,7 @@ in
               [
                 "--ssh ${cfg.ssh.target}"
                 "--ssh-key \${CREDENTIALS_DIRECTORY}/ssh-key"
-                "--known-hosts ${
-                  pkgs.writeText "backup-known-hosts" "${lib.last (lib.splitString "@" cfg.ssh.target)} ${cfg.ssh.hostKey}\n"
-                }"
+                "--known-hosts ${pkgs.writeText "backup-known-hosts" "${lib.last (lib.splitString "@" cfg.ssh.target)} ${cfg.ssh.hostKey}\n"}"
               ]
           )
         );

@@ -71,7 +71,9 @@ in
         # One server may be wrong; not two of three.
         minsources ${if lib.length cfg.servers >= 3 then "2" else "1"}
         maxdistance 1.5
-        ${lib.optionalString (network.devices.address != null) "allow ${network.devices.address}/${toString network.devices.prefixLength}"}
+        ${lib.optionalString (
+          network.devices.address != null
+        ) "allow ${network.devices.address}/${toString network.devices.prefixLength}"}
         ${lib.optionalString (network.devices.address == null) "allow"}
         ratelimit interval 1 burst 16 leak 2
         clientloglimit 1048576
@@ -103,7 +105,12 @@ in
                   #size-cells = <0>;
                   status = "okay";
                   rtc@68 {
-                    compatible = "${if cfg.rtc == "pcf8523" then "nxp,pcf8523" else (if cfg.rtc == "ds1307" then "dallas,ds1307" else "maxim,ds3231")}";
+                    compatible = "${
+                      if cfg.rtc == "pcf8523" then
+                        "nxp,pcf8523"
+                      else
+                        (if cfg.rtc == "ds1307" then "dallas,ds1307" else "maxim,ds3231")
+                    }";
                     reg = <0x68>;
                   };
                 };

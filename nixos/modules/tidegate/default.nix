@@ -72,7 +72,9 @@ let
     };
   settings =
     withoutDevices
-    // lib.optionalAttrs (cfg.devices != { }) { devices = lib.mapAttrs (_: d: d.rendered) cfg.devices; };
+    // lib.optionalAttrs (cfg.devices != { }) {
+      devices = lib.mapAttrs (_: d: d.rendered) cfg.devices;
+    };
 
   configFile = pkgs.writeTextFile {
     name = "tidegate.toml";
@@ -83,9 +85,9 @@ let
   };
 
   ports = lib.unique (
-    lib.mapAttrsToList (
-      _: l: lib.toInt (lib.last (lib.splitString ":" l.address))
-    ) (cfg.settings.listeners or { devices.address = "0.0.0.0:8883"; })
+    lib.mapAttrsToList (_: l: lib.toInt (lib.last (lib.splitString ":" l.address))) (
+      cfg.settings.listeners or { devices.address = "0.0.0.0:8883"; }
+    )
     ++ lib.optional (cfg.settings.api.address or null != null) (
       lib.toInt (lib.last (lib.splitString ":" cfg.settings.api.address))
     )
@@ -284,7 +286,8 @@ in
       }) cfg.devices
       ++ lib.mapAttrsToList (name: d: {
         assertion =
-          d.signing == "none" || (d.telemetry == [ ] && d.commandTopic == null && !d.rendered ? command_topic);
+          d.signing == "none"
+          || (d.telemetry == [ ] && d.commandTopic == null && !d.rendered ? command_topic);
         message = "services.tidegate.devices.${name}: `telemetry` and `commandTopic` are for devices that do not sign; one that signs has device/${name}/data and device/${name}/command. Remove them, or set signing = \"none\".";
       }) cfg.devices
       ++ [
@@ -302,7 +305,8 @@ in
         }
         {
           assertion =
-            lib.intersectLists (lib.attrNames cfg.upstreams) (lib.attrNames (cfg.settings.upstreams or { })) == [ ];
+            lib.intersectLists (lib.attrNames cfg.upstreams) (lib.attrNames (cfg.settings.upstreams or { }))
+            == [ ];
           message = "The same upstream is in services.tidegate.upstreams and services.tidegate.settings.upstreams. Keep it in services.tidegate.upstreams.";
         }
       ];

@@ -63,7 +63,9 @@ in
       '';
     };
     sensors = mkOption {
-      type = types.attrsOf (part "For a device with `signing = \"none\"`: the topic its readings arrive on.");
+      type = types.attrsOf (
+        part "For a device with `signing = \"none\"`: the topic its readings arrive on."
+      );
       default = { };
       example = {
         temperature.description = "Air, in degrees Celsius";
@@ -71,7 +73,9 @@ in
       description = "What it measures. With topics, they are what it may publish, and are telemetry.";
     };
     actuators = mkOption {
-      type = types.attrsOf (part "For a device with `signing = \"none\"`: the topic it takes commands on.");
+      type = types.attrsOf (
+        part "For a device with `signing = \"none\"`: the topic it takes commands on."
+      );
       default = { };
       example = {
         led.topic = "sensors/led/set";

@@ -35,9 +35,11 @@ in
   /**
     A duration as the daemon reads it.
   */
-  duration = types.strMatching "[0-9]+ ?(ms|s|sec|min|m|h|hours?|days?|d|w)( ?[0-9]+ ?(ms|s|sec|min|m|h|hours?|days?|d))*" // {
-    description = "duration such as \"500ms\", \"10s\", \"5min\" or \"7d\"";
-  };
+  duration =
+    types.strMatching "[0-9]+ ?(ms|s|sec|min|m|h|hours?|days?|d|w)( ?[0-9]+ ?(ms|s|sec|min|m|h|hours?|days?|d))*"
+    // {
+      description = "duration such as \"500ms\", \"10s\", \"5min\" or \"7d\"";
+    };
 
   /**
     Identifiers of devices, upstreams and listeners: what the protocol allows.
