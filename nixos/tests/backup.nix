@@ -1,13 +1,13 @@
 # A backup on a stick brings a fresh box to where the old one was; without the key it is noise.
 {
-  nodes,
+  machines,
   ...
 }:
 let
   stick =
     { pkgs, lib, ... }:
     {
-      imports = [ nodes.gateway ];
+      imports = [ machines.gateway ];
       virtualisation.emptyDiskImages = [ 512 ];
       environment.systemPackages = [ pkgs.age ];
       services.tidegate.appliance.backup = {
@@ -20,7 +20,7 @@ let
 in
 {
   nodes = {
-    inherit (nodes) outside device;
+    inherit (machines) outside device;
     gateway = stick;
     fresh =
       { lib, ... }:
@@ -33,7 +33,7 @@ in
         ];
       };
   };
-  testScript = nodes.prelude + ''
+  testScript = machines.prelude + ''
     key = "AGE-SECRET-KEY-1KVDU6J7JHDPV53ZTRLQYFZJVY2CURH8NH65WWJG0RSYE27LVG48Q86M3RP"
     issue("sensor_001", device)
     outside.systemctl("stop backend.service")

@@ -1,10 +1,10 @@
 # A backend with a key commands a device; one without does not.
-{ nodes, ... }:
+{ machines, ... }:
 {
   nodes = {
-    inherit (nodes) gateway outside device;
+    inherit (machines) gateway outside device;
   };
-  testScript = nodes.prelude + ''
+  testScript = machines.prelude + ''
     issue("sensor_001", device)
     subscribe(device, "sensor_001")
     ca = gateway.succeed("base64 -w0 /var/lib/tidegate/pki/root.crt").strip()

@@ -19,7 +19,7 @@ let
     "telemetry"
     "time"
   ];
-  nodes = import ./nodes.nix { inherit lib module pkgs; };
+  machines = import ./machines.nix { inherit lib module pkgs; };
 in
 lib.listToAttrs (
   map (
@@ -29,8 +29,10 @@ lib.listToAttrs (
         { ... }:
         {
           imports = [ ./${story}.nix ];
-          _module.args = { inherit nodes; };
+          _module.args = { inherit machines; };
           name = "tidegate-${story}";
+          # The module brings its overlay along.
+          node.pkgsReadOnly = false;
           # Whatever hangs is broken: no story takes more than some minutes.
           globalTimeout = 1200;
         }

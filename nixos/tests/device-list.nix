@@ -1,17 +1,17 @@
 # nixos-rebuild with another device list: one goes, one comes, the daemon stays.
-{ nodes, lib, ... }:
+{ machines, lib, ... }:
 {
   nodes = {
-    inherit (nodes) outside device;
+    inherit (machines) outside device;
     gateway = {
-      imports = [ nodes.gateway ];
+      imports = [ machines.gateway ];
       specialisation.changed.configuration.services.tidegate.devices = {
         sensor_002.enable = lib.mkForce false;
         sensor_003 = { };
       };
     };
   };
-  testScript = nodes.prelude + ''
+  testScript = machines.prelude + ''
     issue("sensor_001", device)
     issue("sensor_002", device)
     pid = gateway.succeed("systemctl show tidegate.service --property MainPID --value")

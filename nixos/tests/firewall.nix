@@ -1,15 +1,15 @@
 # From every side, with nmap.
-{ nodes, ... }:
+{ machines, ... }:
 {
   nodes = {
-    inherit (nodes)
+    inherit (machines)
       gateway
       outside
       device
       attacker
       ;
   };
-  testScript = nodes.prelude + ''
+  testScript = machines.prelude + ''
     import re
 
 
@@ -19,21 +19,21 @@
 
 
     expected = [
-        (attacker, "${nodes.gatewayAddress}", [53, 8444, 8883]),
+        (attacker, "${machines.gatewayAddress}", [53, 8444, 8883]),
         (attacker, "192.168.1.1", []),
-        (attacker, "${nodes.outsideAddress}", []),
+        (attacker, "${machines.outsideAddress}", []),
         (outside, "192.168.1.1", [8443]),
     ]
     for machine, target, ports in expected:
         found = open_ports(machine, target)
         assert found == ports, f"{machine.name} finds {found} on {target}, not {ports}"
     outside.succeed("ip route add 10.93.0.0/24 via 192.168.1.1")
-    assert open_ports(outside, "${nodes.gatewayAddress}") == []
+    assert open_ports(outside, "${machines.gatewayAddress}") == []
     assert open_ports(outside, "10.93.0.20") == []
 
     # A flood from one address is cut off; another device is served all the while.
     issue("sensor_001", device)
-    attacker.execute("nmap -n -Pn -sS -T5 --min-rate 500 -p 1-5000 ${nodes.gatewayAddress} >/dev/null 2>&1 &")
+    attacker.execute("nmap -n -Pn -sS -T5 --min-rate 500 -p 1-5000 ${machines.gatewayAddress} >/dev/null 2>&1 &")
     publish(device, "sensor_001", signed(device, "sensor_001", '{"n":"in the storm"}'))
     wait_delivered("in the storm")
     gateway.wait_until_succeeds("journalctl -k | grep -E 'tidegate (refused|too fast): '", timeout=30)

@@ -1,15 +1,15 @@
 # A device downloads a release in pieces, with its certificate and not without.
-{ nodes, ... }:
+{ machines, ... }:
 {
   nodes = {
-    inherit (nodes)
+    inherit (machines)
       gateway
       outside
       device
       attacker
       ;
   };
-  testScript = nodes.prelude + ''
+  testScript = machines.prelude + ''
     issue("sensor_001", device)
     gateway.succeed("head -c 300000 /dev/urandom > /var/lib/tidegate-releases/app-1.2.3.bin")
     digest = gateway.succeed("sha256sum < /var/lib/tidegate-releases/app-1.2.3.bin")

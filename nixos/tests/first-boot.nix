@@ -1,10 +1,10 @@
 # A new box makes its own keys, says on its screen how to reach it, and can be made new again.
-{ nodes, ... }:
+{ machines, ... }:
 {
   nodes = {
-    inherit (nodes) gateway outside;
+    inherit (machines) gateway outside;
   };
-  testScript = nodes.prelude + ''
+  testScript = machines.prelude + ''
     issue_text = gateway.wait_until_succeeds("cat /run/issue.d/50-tidegate.issue")
     assert "https://gateway.local:8443/" in issue_text, issue_text
     assert "Setup code" in issue_text, issue_text

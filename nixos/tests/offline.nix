@@ -1,10 +1,10 @@
 # The backend is away and the gateway loses its power: what was acknowledged is delivered, once, in order.
-{ nodes, ... }:
+{ machines, ... }:
 {
   nodes = {
-    inherit (nodes) gateway outside device;
+    inherit (machines) gateway outside device;
   };
-  testScript = nodes.prelude + ''
+  testScript = machines.prelude + ''
     issue("sensor_001", device)
     outside.systemctl("stop backend.service")
     for n in range(1, 6):

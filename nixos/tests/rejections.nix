@@ -1,16 +1,16 @@
 # What a device may not say is refused with the reason, and never reaches the backend.
-{ nodes, ... }:
+{ machines, ... }:
 {
   nodes = {
-    inherit (nodes) gateway outside device;
+    inherit (machines) gateway outside device;
     attacker =
       { pkgs, ... }:
       {
-        imports = [ nodes.attacker ];
+        imports = [ machines.attacker ];
         environment.systemPackages = [ pkgs.openssl ];
       };
   };
-  testScript = nodes.prelude + ''
+  testScript = machines.prelude + ''
     issue("sensor_001", device)
     issue("sensor_002", device)
     subscribe(device, "sensor_001")

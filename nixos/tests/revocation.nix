@@ -1,10 +1,10 @@
 # A revoked device is out within seconds: on MQTT, and on the update server.
-{ nodes, ... }:
+{ machines, ... }:
 {
   nodes = {
-    inherit (nodes) gateway outside device;
+    inherit (machines) gateway outside device;
   };
-  testScript = nodes.prelude + ''
+  testScript = machines.prelude + ''
     issue("sensor_001", device)
     issue("sensor_002", device)
     gateway.succeed("echo firmware > /var/lib/tidegate-releases/app.bin")

@@ -1,14 +1,14 @@
 # An update under which the gateway does not become healthy takes itself back.
 {
-  nodes,
+  machines,
   lib,
   ...
 }:
 {
   nodes = {
-    inherit (nodes) outside;
+    inherit (machines) outside;
     gateway = {
-      imports = [ nodes.gateway ];
+      imports = [ machines.gateway ];
       services.tidegate.appliance.health = {
         within = lib.mkForce 40;
         steady = lib.mkForce 5;
@@ -18,7 +18,7 @@
         lib.mkForce "/run/current-system/sw/bin/false";
     };
   };
-  testScript = nodes.prelude + ''
+  testScript = machines.prelude + ''
     gateway.wait_until_succeeds("test -e /nix/var/nix/gcroots/tidegate-good", timeout=120)
     good = gateway.succeed("readlink -f /nix/var/nix/gcroots/tidegate-good").strip()
     assert good == gateway.succeed("readlink -f /run/current-system").strip()

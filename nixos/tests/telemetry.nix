@@ -1,10 +1,10 @@
 # A reading goes from a device to the backend, and the backend's reply to the device.
-{ nodes, ... }:
+{ machines, ... }:
 {
   nodes = {
-    inherit (nodes) gateway outside device;
+    inherit (machines) gateway outside device;
   };
-  testScript = nodes.prelude + ''
+  testScript = machines.prelude + ''
     issue("sensor_001", device)
     subscribe(device, "sensor_001")
     publish(device, "sensor_001", signed(device, "sensor_001", '{"temperature":22.5}'))

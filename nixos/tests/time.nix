@@ -1,12 +1,12 @@
 # The box learns the time and hands it on; until it knows, nothing is accepted, and the reason says so.
-{ nodes, ... }:
+{ machines, ... }:
 {
   nodes = {
-    inherit (nodes) gateway outside device;
+    inherit (machines) gateway outside device;
   };
-  testScript = nodes.prelude + ''
+  testScript = machines.prelude + ''
     gateway.wait_until_succeeds("chronyc -n tracking | grep 'Leap status     : Normal'", timeout=120)
-    answer = device.succeed("chronyd -Q -t 30 'server ${nodes.gatewayAddress} iburst' 2>&1")
+    answer = device.succeed("chronyd -Q -t 30 'server ${machines.gatewayAddress} iburst' 2>&1")
     assert "System clock wrong by" in answer, answer
 
     # A box that wakes up in the past steps forward as soon as it hears better.
