@@ -57,12 +57,18 @@ in
         "tidegate.service"
         "network-online.target"
       ];
-      requires = [ "tidegate.service" ];
-      wants = [ "network-online.target" ];
+      wants = [
+        "tidegate.service"
+        "network-online.target"
+      ];
+      unitConfig.StartLimitIntervalSec = 0;
       path = [ config.services.tidegate.commandLine ];
       serviceConfig = {
         Type = "oneshot";
         RemainAfterExit = true;
+        # A gateway that starts with a delay is no reason to leave the screen dark.
+        Restart = "on-failure";
+        RestartSec = "5s";
         UMask = "0077";
         ExecStart = lib.concatStringsSep " " (
           [

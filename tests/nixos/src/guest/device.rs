@@ -83,6 +83,14 @@ impl Device {
         read(self.session().arg("-E")).map(drop)
     }
 
+    /// Publishes a message and waits for what is answered on `response`, in one connection.
+    pub(crate) fn exchange(&self, message: &str) -> Outcome<String> {
+        let topic = |channel: &str| format!("device/{}/{channel}", self.id);
+        let mut command = self.mosquitto("mosquitto_rr", "device");
+        command.args(["-V", "311", "-W", "60", "-t", &topic("data"), "-e", &topic("response"), "-m", message]);
+        read(&mut command)
+    }
+
     /// Comes back and waits for `count` messages: their channels and bodies.
     pub(crate) fn collect(&self, count: usize) -> Outcome<Vec<(String, String)>> {
         let text = read(self.session().args(["-C", &count.to_string(), "-W", "60"]))?;

@@ -100,6 +100,8 @@ fn tell(stories: &[Story]) -> Outcome {
         let last = ["--no-pager", "--lines=12", "--output=short-monotonic", "--unit", unit];
         log += &read(Command::new("journalctl").args(last)).unwrap_or_default();
     }
+    let first = read(Command::new("journalctl").args(["--no-pager", "--output=short-monotonic", "--unit=tidegate"]));
+    log += &first.unwrap_or_default().lines().take(25).collect::<Vec<_>>().join("\n");
     Err(format!("{} of {} stories failed\n{}", failed.len(), stories.len(), log))
 }
 
