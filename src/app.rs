@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+pub(crate) use build::start_store;
 pub use build::{App, StartError};
 pub use gateway::{EnrolError, Gateway, Handle};
 pub use tasks::{Ended, Tasks};
@@ -54,7 +55,10 @@ pub fn run(loaded: Loaded, sources: Sources) -> Exit {
         }
     };
     signals::abort_on_panic();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "no threads to run on; raise the limit on tasks");
@@ -85,8 +89,11 @@ impl App {
         let signals = signals::obey(handle);
         let mut running = std::pin::pin!(self.run());
         tokio::select! {
-            ended = &mut running => ended,
+            // In this order: the signals must be listened to before READY=1 goes out. A service manager
+            // that finds no handler for the reload signal then ends the service (Type=notify-reload).
+            biased;
             never = signals => match never {},
+            ended = &mut running => ended,
         }
     }
 

@@ -37,8 +37,9 @@ use bytes::Bytes;
 use tidegate_mqtt::{QoS, topic};
 use tokio::sync::Notify;
 
-use self::router::Link;
 pub use self::router::{RouterError, survives_panic_of};
+
+use self::router::Link;
 use crate::{
     app::Tasks,
     metrics::{Counter, Gauge},
@@ -185,7 +186,7 @@ impl Broker {
     /// Starts the router and the one task that drains it; it ends when `tasks` is stopped.
     ///
     /// # Errors
-    /// [`router::RouterError`] when the router does not start.
+    /// [`RouterError`] when the router does not start.
     pub fn new(
         tasks: &Tasks,
         limits: Limits,
@@ -206,7 +207,7 @@ impl Broker {
         });
         let (draining, stopping) = (Arc::clone(&shared), tasks.stopping());
         tasks.spawn("broker", async move {
-            fanout::run(&draining, receiver, stopping).await
+            fanout::run(&draining, receiver, stopping).await;
         });
         Ok(Self { shared })
     }

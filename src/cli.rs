@@ -55,7 +55,7 @@ struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<Action>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -79,7 +79,7 @@ struct Global {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum Action {
     /// Run the gateway
     ///
     /// Makes its state folder, keys and certificates at the first start. SIGTERM stops it gracefully,
@@ -183,20 +183,20 @@ fn run(arguments: impl IntoIterator<Item = OsString>, mut sources: Sources) -> E
     };
     let ended = match cli.command {
         None => print(WELCOME).map_err(Failed::from),
-        Some(Command::Run) => run::run(&context),
-        Some(Command::Demo(args)) => run::demo(&context, &args),
-        Some(Command::Check(args)) => check::run(&context, &args),
-        Some(Command::Status(args)) => status::run(&context, &args),
-        Some(Command::Device(command)) => device::run(&context, command),
-        Some(Command::Pki(args)) => pki_command::run(&context, args),
-        Some(Command::Command(command)) => command::run(&context, command),
-        Some(Command::Key(command)) => key::run(&context, command),
-        Some(Command::Outbox(command)) => outbox::run(&context, command),
-        Some(Command::Backup(args)) => backup::run(&context, &args),
-        Some(Command::Restore(args)) => restore::run(&context, &args),
-        Some(Command::Reload) => reload::run(&context),
-        Some(Command::Config(command)) => config::run(&context, &command),
-        Some(Command::Completions(args)) => completions::run(&args, Cli::command()),
+        Some(Action::Run) => run::run(&context),
+        Some(Action::Demo(args)) => run::demo(&context, &args),
+        Some(Action::Check(args)) => check::run(&context, &args),
+        Some(Action::Status(args)) => status::run(&context, &args),
+        Some(Action::Device(command)) => device::run(&context, command),
+        Some(Action::Pki(args)) => pki_command::run(&context, args),
+        Some(Action::Command(command)) => command::run(&context, command),
+        Some(Action::Key(command)) => key::run(&context, command),
+        Some(Action::Outbox(command)) => outbox::run(&context, command),
+        Some(Action::Backup(args)) => backup::run(&context, &args),
+        Some(Action::Restore(args)) => restore::run(&context, &args),
+        Some(Action::Reload) => reload::run(&context),
+        Some(Action::Config(command)) => config::run(&context, &command),
+        Some(Action::Completions(args)) => completions::run(&args, Cli::command()),
     };
     match ended {
         Ok(()) => Exit::Ok,

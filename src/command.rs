@@ -11,11 +11,12 @@
 //! the same `message_id` and with a fresh timestamp and signature: the device executes a
 //! `message_id` once.
 
+mod error;
 mod prepare;
 mod state;
+mod waiting;
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -25,7 +26,6 @@ use aws_lc_rs::{digest, rand};
 use bytes::Bytes;
 use tidegate_wire::{
     DeviceId, MessageId, Payload,
-    json::JsonError,
     limits::{ENVELOPE_OVERHEAD, slots_for},
 };
 
@@ -38,8 +38,11 @@ use crate::{
     },
 };
 
+pub use error::CommandError;
 pub use prepare::{PrepareError, Prepared, Route, raw_form};
 pub use state::{Event, State};
+
+use waiting::{Tell, Waiting};
 
 /// How long a command waits for its device unless the backend says otherwise: a day, so that a device
 /// that wakes up daily gets it.
@@ -79,40 +82,6 @@ struct Inner {
     rules: Rules,
     waiting: Mutex<Waiting>,
     notify: Box<dyn Fn(&DeviceId) + Send + Sync>,
-}
-
-/// Devices that may have commands waiting. A device is in here whenever it does, and for a while
-/// longer: it spares a query on every connect and disconnect of all others.
-#[derive(Default)]
-struct Waiting {
-    devices: HashMap<DeviceKey, u64>,
-    /// Counts marks, so that one set during a query is not taken away for what the query found.
-    marks: u64,
-}
-
-impl Waiting {
-    fn mark(&mut self, device: DeviceKey) {
-        self.marks += 1;
-        self.devices.insert(device, self.marks);
-    }
-}
-
-/// Tells that a command was stored, when it is dropped. It travels through the store with the write:
-/// should the caller be gone by then (its connection ended), the device is told all the same.
-struct Tell {
-    inner: Arc<Inner>,
-    device: DeviceKey,
-    id: DeviceId,
-    stored: bool,
-}
-
-impl Drop for Tell {
-    fn drop(&mut self) {
-        if self.stored {
-            self.inner.lock_waiting().mark(self.device);
-            (self.inner.notify)(&self.id);
-        }
-    }
 }
 
 /// A command to be stored.
@@ -159,33 +128,6 @@ pub struct CommandStatus {
     pub sent_at: Option<UnixMillis>,
     pub delivered_at: Option<UnixMillis>,
     pub finished_at: Option<UnixMillis>,
-}
-
-/// Why a command was not stored.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    #[error("the body is not acceptable JSON: {0}")]
-    NotJson(JsonError),
-    #[error("the command has {len} bytes; at most {most} fit into a message for a device")]
-    TooLarge { len: usize, most: usize },
-    #[error("ttl must be from 1 second to 30 days")]
-    Ttl,
-    #[error("an idempotency key has 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters")]
-    IdempotencyKey,
-    #[error("this idempotency key was used for a different command; use a new one")]
-    Conflict,
-    #[error("device {0} is disabled; enable it first")]
-    Disabled(DeviceId),
-    #[error(transparent)]
-    Unsendable(#[from] PrepareError),
-    #[error(
-        "{MAX_WAITING} commands are waiting for device {0} already; wait until it has taken some, or until they expire"
-    )]
-    QueueFull(DeviceId),
-    #[error("the system gave no random numbers")]
-    NoRandomness,
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 impl Commands {
@@ -351,17 +293,18 @@ impl Commands {
         prepare::prepare(pending, device, self.inner.rules.require_v2, now)
     }
 
-    /// These were written to the device's connection. Call it before writing: a command that is
-    /// recorded as sent and was not is sent again, the other way round it could be executed twice.
+    /// Notes that these go to the device's connection now, and returns those that may: one that
+    /// expired since it was fetched may not. Call it before writing: a command that was noted as sent
+    /// and was not is sent again; the other way round, what happened would not be known.
     ///
     /// # Errors
-    /// [`StoreError`]; then do not send them.
+    /// [`StoreError`]; then send none of them.
     pub async fn sent(
         &self,
         device: DeviceKey,
         ids: Vec<MessageId>,
         now: UnixMillis,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<MessageId>, StoreError> {
         self.apply_all(device, ids, Event::Sent, now).await
     }
 
@@ -375,7 +318,9 @@ impl Commands {
         ids: Vec<MessageId>,
         now: UnixMillis,
     ) -> Result<(), StoreError> {
-        self.apply_all(device, ids, Event::Delivered, now).await
+        self.apply_all(device, ids, Event::Delivered, now)
+            .await
+            .map(drop)
     }
 
     /// The device's connection ended: what it did not confirm is to be sent again. Does nothing, and
@@ -455,25 +400,31 @@ impl Commands {
         Ok(expired.len())
     }
 
+    /// Lets `event` happen to each of these and returns those it changed.
     async fn apply_all(
         &self,
         device: DeviceKey,
-        ids: Vec<MessageId>,
+        mut ids: Vec<MessageId>,
         event: Event,
         now: UnixMillis,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<MessageId>, StoreError> {
         if ids.is_empty() {
-            return Ok(());
+            return Ok(ids);
         }
-        self.inner
-            .store
-            .write(move |conn| {
-                for id in ids {
-                    rows::apply(conn, device, id, event, None, now)?;
-                }
-                Ok(())
-            })
-            .await
+        let work = move |conn: &rusqlite::Connection| {
+            let mut failed = None;
+            ids.retain(
+                |id| match rows::apply(conn, device, *id, event, None, now) {
+                    Ok(applied) => matches!(applied, Some((_, true))),
+                    Err(error) => {
+                        failed = Some(error);
+                        false
+                    }
+                },
+            );
+            failed.map_or(Ok(ids), Err)
+        };
+        self.inner.store.write(work).await
     }
 }
 

@@ -7,6 +7,7 @@
 //! writers).
 
 pub mod answer;
+mod audited;
 mod client;
 mod operations;
 mod problems;

@@ -11,30 +11,30 @@
 mod credentials;
 mod definition;
 mod device;
+mod error;
+mod memory;
 mod passwords;
 mod reconcile;
 mod rights;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+mod unlock;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, RwLock},
 };
 
 use tidegate_wire::DeviceId;
-use tokio::{
-    sync::{Mutex, watch},
-    task::JoinError,
-};
+use tokio::sync::{Mutex, watch};
 
 use crate::{
     clock::UnixMillis,
     config,
-    seal::{self, MasterKey, Place, SealError},
+    seal::MasterKey,
     store::{
-        DeviceKey, Store, StoreError,
+        DeviceKey, Store,
         devices::{self as rows, DeviceRow, SeenRow},
     },
 };
@@ -42,22 +42,18 @@ use crate::{
 pub use credentials::MIN_SECRET;
 pub use definition::DefinitionError;
 pub use device::{Device, Rate, Seen};
+pub use error::RegistryError;
 pub use reconcile::{Changed, Difference};
 pub use rights::{
     Access, Permission, may_publish, may_subscribe, operator_may_publish, operator_may_subscribe,
 };
+pub use unlock::unlock;
 
 use definition::Definition;
+use memory::{Shared, Written};
 use passwords::Passwords;
 use reconcile::{Declared, Plan};
 use table::Table;
-
-/// The place of the value that proves the master key.
-const CHECK: Place<'static> = Place {
-    table: "seal_check",
-    column: "sealed",
-    row: "1",
-};
 
 /// All devices. Share it through an [`Arc`].
 #[derive(Debug)]
@@ -68,102 +64,11 @@ pub struct Registry {
     changing: Mutex<()>,
 }
 
-/// What is in memory.
-#[derive(Debug)]
-struct Shared {
-    master: Arc<MasterKey>,
-    default_rate: Rate,
-    table: RwLock<Table>,
-    passwords: Passwords,
-    changes: watch::Sender<u64>,
-}
-
-/// Rows that were written and are now to be shown to everyone. It travels through the store with the
-/// write and does its work when it is dropped at the latest: should the caller be gone by then,
-/// memory follows the database all the same.
-struct Written {
-    shared: Arc<Shared>,
-    rows: Vec<DeviceRow>,
-}
-
-/// Why the registry could not be opened or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    #[error("no device {0}; `tidegate device list` shows those there are")]
-    Unknown(String),
-    #[error("device {0} exists; change it, or remove it first")]
-    Exists(DeviceId),
-    #[error("device {0} is declared in the configuration; change it there and reload")]
-    Declared(DeviceId),
-    #[error("device {0} is disabled in the configuration; enable it there and reload")]
-    DisabledByDeclaration(DeviceId),
-    #[error("{} of the declared devices cannot be used: {}", .0.len(), summary(.0))]
-    Declarations(Vec<DefinitionError>),
-    #[error(transparent)]
-    Definition(#[from] DefinitionError),
-    #[error("the database's row for device {id} is damaged ({detail}); restore a backup")]
-    Damaged { id: String, detail: String },
-    #[error("there can be no more than {MAX_DEVICES} devices")]
-    Full,
-    #[error(transparent)]
-    Seal(#[from] SealError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("the work was given up because the gateway is stopping")]
-    Stopping(#[from] JoinError),
-    #[error("the password could not be hashed: {0}")]
-    Hash(String),
-}
-
 /// Devices one gateway keeps: what a Raspberry Pi holds in memory with room to spare (about 50 MB).
 pub const MAX_DEVICES: usize = 100_000;
 
 /// At most this many devices of each kind are named in a log line or an error.
 const NAMED: usize = 20;
-
-fn summary(errors: &[DefinitionError]) -> String {
-    let mut text = errors
-        .iter()
-        .take(NAMED)
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ");
-    if errors.len() > NAMED {
-        text.push_str("; …");
-    }
-    text
-}
-
-/// Loads the master key and proves that it is the one that sealed this database. At the very first
-/// start the proof is made.
-///
-/// # Errors
-/// [`RegistryError::Seal`]: there is no such key, it is unsafe, or it is another one.
-pub async fn unlock(
-    store: &Store,
-    sources: seal::Sources,
-) -> Result<(MasterKey, seal::Origin), RegistryError> {
-    let (sealed, check) = store
-        .read(|conn| Ok((rows::holds_sealed(conn)?, rows::seal_check(conn)?)))
-        .await?;
-    let (master, origin) =
-        tokio::task::spawn_blocking(move || seal::load(&sources, sealed)).await??;
-    let outdated = match &check {
-        Some(check) => {
-            // Whatever the failure, it has one cause an operator can do something about.
-            master.open(CHECK, check).map_err(|_| SealError::WrongKey)?;
-            master.is_outdated(check)
-        }
-        None => true,
-    };
-    if outdated {
-        let check = master.seal(CHECK, b"tidegate")?;
-        store
-            .write(move |conn| rows::set_seal_check(conn, &check))
-            .await?;
-    }
-    Ok((master, origin))
-}
 
 impl Registry {
     /// Loads every device. What an older master key sealed is sealed again under the current one.
@@ -487,48 +392,6 @@ impl Registry {
             })
             .await?;
         written.show()
-    }
-}
-
-impl Shared {
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Table> {
-        // Every change to the table is one insertion after everything that can fail.
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Written {
-    fn show(&mut self) -> Result<(), RegistryError> {
-        let rows = std::mem::take(&mut self.rows);
-        let shared = &self.shared;
-        let devices = rows
-            .iter()
-            .map(|row| Device::from_row(row, &shared.master, shared.default_rate))
-            .collect::<Result<Vec<_>, _>>()?;
-        for row in &rows {
-            let kept = row
-                .removed_at
-                .is_none()
-                .then_some(row.password.as_deref())
-                .flatten();
-            shared.passwords.set(row.key, kept);
-        }
-        {
-            let mut table = shared.table.write().unwrap_or_else(PoisonError::into_inner);
-            devices.into_iter().for_each(|device| table.put(device));
-        }
-        shared.changes.send_modify(|generation| *generation += 1);
-        Ok(())
-    }
-}
-
-impl Drop for Written {
-    fn drop(&mut self) {
-        if !self.rows.is_empty()
-            && let Err(error) = self.show()
-        {
-            tracing::error!(%error, "a change to devices is on disk but not in force; restart the gateway");
-        }
     }
 }
 

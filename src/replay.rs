@@ -124,16 +124,16 @@ pub struct Moment {
     pub unsealed_bytes: u64,
 }
 
-/// How many of the newest entries stay in memory at least before they are sealed: 128 KiB, and at one
-/// message per second from 1,000 devices a seal every four seconds.
-const RECENT_MIN: usize = 4_096;
+/// How many of the newest entries stay in memory at least before they are sealed: 130 KiB, and at one
+/// message per second from 1,000 devices a seal every three seconds.
+const RECENT_MIN: usize = 3_072;
 
 /// And at most: sealing is done in one go, about 10 ms for this many.
 const RECENT_MAX: usize = 65_536;
 
-/// In between, a 64th of all that is remembered: small beside the filters (nine bits per entry),
+/// In between, a 128th of all that is remembered: small beside the filters (nine bits per entry),
 /// and fewer merges when the rate is high.
-const RECENT_SHARE: u64 = 64;
+const RECENT_SHARE: u64 = 128;
 
 /// Entries merged for each one accepted. Tiers of four merge an entry about `log4(total / recent)`
 /// times, which is less than six for 100 million; above that, merges never fall behind.
@@ -142,7 +142,8 @@ const MERGE_PACE: usize = 8;
 /// Merge credit is capped so that a burst does not save up for a long stall.
 const MERGE_CREDIT_MAX: usize = 4 * run::PIECE_ENTRIES;
 
-/// Pages deleted per group from runs that are no longer in use (about 1 MiB).
+/// Pages deleted per group at least from runs that are no longer in use (about 1 MiB); more when more
+/// is accepted, as fast as merges write.
 const DROP_PAGES: u32 = 256;
 
 /// All that is remembered.
@@ -264,7 +265,7 @@ impl Memory {
         self.forget(pages, moment)?;
         self.seal(pages, moment)?;
         self.advance_merge(pages, moment.added)?;
-        self.drop_pages(pages)?;
+        self.drop_pages(pages, moment.added)?;
         let sealed = |change: &Change| matches!(change, Change::State(state) if state.sealed_through == moment.log_end);
         Ok(self.pending.iter().any(sealed))
     }
@@ -273,6 +274,7 @@ impl Memory {
     #[must_use]
     pub fn wants_maintenance(&self, now: u64) -> bool {
         !self.dropping.is_empty()
+            || self.merge.is_some()
             || self
                 .runs
                 .iter()
@@ -439,7 +441,13 @@ impl Memory {
     }
 
     fn advance_merge<P: Pages>(&mut self, pages: &mut P, added: usize) -> Result<(), P::Error> {
-        self.credit = (self.credit + added * MERGE_PACE).min(MERGE_CREDIT_MAX);
+        // When nothing is accepted there is time.
+        let earned = if added == 0 {
+            run::PIECE_ENTRIES
+        } else {
+            added * MERGE_PACE
+        };
+        self.credit = (self.credit + earned).min(MERGE_CREDIT_MAX);
         // Runs that change hands in this transaction are left alone until it is committed.
         let settled = !self
             .pending
@@ -510,11 +518,12 @@ impl Memory {
         self.runs = kept;
     }
 
-    fn drop_pages<P: Pages>(&mut self, pages: &mut P) -> Result<(), P::Error> {
+    fn drop_pages<P: Pages>(&mut self, pages: &mut P, added: usize) -> Result<(), P::Error> {
         let Some((record, from)) = self.dropping.first() else {
             return Ok(());
         };
-        let to = from.saturating_add(DROP_PAGES).min(record.pages);
+        let pace = run::pages_for((added * MERGE_PACE) as u64).max(DROP_PAGES);
+        let to = from.saturating_add(pace).min(record.pages);
         pages.remove_pages(record.id, *from..to)?;
         if to == record.pages {
             pages.remove_run(record.id)?;

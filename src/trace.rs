@@ -83,7 +83,8 @@ fn filter(log: &Log, variable: Option<String>) -> Result<EnvFilter, TraceError> 
         _ => ("log.level", log.level.clone()),
     };
     EnvFilter::builder()
-        .parse(&text)
+        // The router tells of every link; a filter that names it comes later and wins.
+        .parse(format!("rumqttd=warn,{text}"))
         .map_err(|source| TraceError::Filter {
             origin,
             filter: text,
@@ -181,9 +182,10 @@ mod tests {
                 .expect("fine")
                 .to_string()
         };
-        assert_eq!(shown(None), "warn");
-        assert_eq!(shown(Some(" ")), "warn");
-        assert_eq!(shown(Some("debug")), "debug");
+        assert_eq!(shown(None), "rumqttd=warn,warn");
+        assert_eq!(shown(Some(" ")), "rumqttd=warn,warn");
+        assert_eq!(shown(Some("debug")), "rumqttd=warn,debug");
+        assert_eq!(shown(Some("info,rumqttd=debug")), "rumqttd=debug,info");
     }
 
     #[test]

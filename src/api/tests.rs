@@ -17,7 +17,7 @@ use crate::{
     command::{MAX_WAITING, Rules},
     config::{Device as Settings, Signing},
     registry::testing,
-    store::{DeviceKey, Store, audit as audit_rows, commands as command_rows},
+    store::{DeviceKey, audit as audit_rows, commands as command_rows},
 };
 
 const NOW: UnixMillis = UnixMillis(1_727_712_000_000);
@@ -40,7 +40,7 @@ impl View for Fixed {
 
 struct Gateway {
     router: Router,
-    store: Store,
+    store: testing::TestStore,
     registry: Arc<Registry>,
     keys: Arc<Keys>,
     health: Arc<Health>,

@@ -2,7 +2,7 @@
 
 use std::{
     pin::pin,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -42,7 +42,13 @@ const THREAD: &str = "router-7331";
 /// The router could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("the router for free topics did not start ({0}); restart the gateway")]
-pub struct RouterError(#[from] LinkError);
+pub struct RouterError(Box<LinkError>);
+
+impl From<LinkError> for RouterError {
+    fn from(error: LinkError) -> Self {
+        Self(Box::new(error))
+    }
+}
 
 /// Gives the router its work. Nothing of it blocks: there are never more than a few events under way
 /// in the router's channel of 1,000.
@@ -99,9 +105,10 @@ impl Link {
     fn send(&mut self, packet: Packet) -> bool {
         // An async function that awaits nothing.
         let mut context = Context::from_waker(Waker::noop());
-        pin!(self.tx.send(packet))
-            .poll(&mut context)
-            .is_ready_and(|sent| sent.is_ok())
+        matches!(
+            pin!(self.tx.send(packet)).poll(&mut context),
+            Poll::Ready(Ok(_))
+        )
     }
 
     pub(super) fn subscribe(&mut self, filter: &str, number: usize) {
@@ -164,19 +171,6 @@ impl Link {
 
 fn publish(topic: Bytes, payload: &[u8]) -> Publish {
     Publish::new(topic, Bytes::copy_from_slice(payload), false)
-}
-
-trait IsReadyAnd<T> {
-    fn is_ready_and(self, test: impl FnOnce(T) -> bool) -> bool;
-}
-
-impl<T> IsReadyAnd<T> for std::task::Poll<T> {
-    fn is_ready_and(self, test: impl FnOnce(T) -> bool) -> bool {
-        match self {
-            Self::Ready(value) => test(value),
-            Self::Pending => false,
-        }
-    }
 }
 
 impl Receiver {

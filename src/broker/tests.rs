@@ -389,6 +389,23 @@ fn copies_of_telemetry_are_wanted_only_when_somebody_may_listen() {
     assert!(!wants("device/d1/data"));
 }
 
+#[test]
+fn only_the_routers_thread_may_panic() {
+    let running = start();
+    let names: Vec<String> = std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .collect();
+    assert!(
+        names.iter().any(|name| survives_panic_of(name.trim_end())),
+        "{names:?}"
+    );
+    for other in ["main", "forward", "router", "tokio-runtime-worker"] {
+        assert!(!survives_panic_of(other));
+    }
+    drop(running);
+}
+
 /// `cargo test --release broker::tests::speed -- --ignored --nocapture`
 #[test]
 #[ignore = "measures for some seconds"]

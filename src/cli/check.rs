@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Context, Ended, Failed, exit::Exit, output::harmless};
+use super::{
+    Context, Ended, Failed,
+    exit::Exit,
+    output::{count, harmless},
+};
 use crate::config::{Finding, Loaded, Place, Problem, Severity, check, check_files, load};
 
 /// Arguments of `tidegate check`.
@@ -138,11 +142,11 @@ fn text(report: &Report) -> String {
         text.push('\n');
     }
     let of = |severity| {
-        report
+        let all = report
             .findings
             .iter()
-            .filter(|at| at.severity == severity)
-            .count()
+            .filter(|finding| finding.severity == severity);
+        u64::try_from(all.count()).unwrap_or(u64::MAX)
     };
     let file = match &report.file {
         Some(path) => path.display().to_string(),
@@ -152,7 +156,11 @@ fn text(report: &Report) -> String {
     if errors + warnings == 0 {
         text.push_str(&format!("{file}: fine\n"));
     } else {
-        text.push_str(&format!("{file}: {errors} errors, {warnings} warnings\n"));
+        text.push_str(&format!(
+            "{file}: {}, {}\n",
+            count(errors, "error"),
+            count(warnings, "warning")
+        ));
     }
     text
 }

@@ -25,6 +25,7 @@ const ASK_EVERY: Duration = Duration::from_millis(250);
 pub(super) enum CommandCommand {
     /// Send a command; it is on disk when this returns
     Send {
+        /// The device's id
         device: String,
         /// The command, JSON: '{"led":"on"}', 80, '"turn_on"'; - reads it from standard input
         body: String,
@@ -40,6 +41,7 @@ pub(super) enum CommandCommand {
     },
     /// Show what became of a command, or of the device's newest ones
     Status {
+        /// The device's id
         device: String,
         /// As send printed it
         message_id: Option<String>,

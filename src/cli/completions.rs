@@ -10,6 +10,7 @@ use super::{Ended, output::print};
     after_help = "For bash: tidegate completions bash > ~/.local/share/bash-completion/completions/tidegate"
 )]
 pub(super) struct CompletionsArgs {
+    /// Which shell
     shell: Shell,
 }
 

@@ -26,28 +26,40 @@ pub(super) enum DeviceCommand {
     /// List all devices
     List,
     /// Show one device and what it may do
-    Show { id: String },
+    Show {
+        /// Its id
+        id: String,
+    },
     /// Let a blocked device in again
-    Enable { id: String },
+    Enable {
+        /// Its id
+        id: String,
+    },
     /// Block a device and close its connections
     ///
     /// This outlives restarts and reloads, also for a device of the configuration.
     Disable {
+        /// Its id
         id: String,
         /// Why, for those who will ask
         #[arg(long, default_value = "blocked by an operator")]
         reason: String,
     },
     /// Remove a device that was added at run time
-    Remove { id: String },
+    Remove {
+        /// Its id
+        id: String,
+    },
     /// Give a device another shared secret
     SetSecret {
+        /// Its id
         id: String,
         #[command(flatten)]
         source: SecretSource,
     },
     /// Give a device a password for listeners without client certificates, or take it away
     SetPassword {
+        /// Its id
         id: String,
         /// File with the password; - reads standard input
         #[arg(long, value_name = "FILE", required_unless_present = "none")]
@@ -60,7 +72,9 @@ pub(super) enum DeviceCommand {
     ///
     /// Everything after the id is as for that command; see `tidegate pki issue device --help`.
     Bundle {
+        /// Its id
         id: String,
+        /// As for pki issue device: --out, --file, --csr, --gateway, --secret-file, --force
         #[arg(
             trailing_var_arg = true,
             allow_hyphen_values = true,

@@ -2,7 +2,7 @@
 
 use super::{
     Context, Ended,
-    output::{moment, table},
+    output::{count as plural, moment, table},
     state::State,
 };
 use crate::control::{
@@ -99,7 +99,7 @@ pub(super) fn run(context: &Context, command: OutboxCommand) -> Ended {
                 filter: choice.into(),
             })?;
             output.answer(&count, |count| {
-                format!("{} messages are owed again.", count.messages)
+                format!("Owed again: {}.", plural(count.messages, "message"))
             })?;
         }
         OutboxCommand::Drop(choice) => {
@@ -107,7 +107,7 @@ pub(super) fn run(context: &Context, command: OutboxCommand) -> Ended {
                 filter: choice.into(),
             })?;
             output.answer(&count, |count| {
-                format!("{} messages given up.", count.messages)
+                format!("Given up: {}.", plural(count.messages, "message"))
             })?;
         }
     }

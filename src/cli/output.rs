@@ -142,6 +142,11 @@ fn cell(text: &str) -> String {
     }
 }
 
+/// "1 message", "2 messages".
+pub(super) fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 pub(super) fn yes_no(yes: bool) -> String {
     if yes { "yes" } else { "no" }.to_owned()
 }

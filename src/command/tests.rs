@@ -5,7 +5,7 @@ use tidegate_wire::{Channel, Direction, Envelope, Limits, SigningKey, Version};
 use super::*;
 use crate::{
     config::Signing,
-    registry::testing::store,
+    registry::testing::{TestStore, store},
     store::commands::{Recorded, record_outcome},
 };
 
@@ -39,7 +39,7 @@ fn keyed(body: &'static str, key: &'static str) -> Order<'static> {
     }
 }
 
-async fn commands() -> (Commands, Store, Arc<AtomicU32>) {
+async fn commands() -> (Commands, TestStore, Arc<AtomicU32>) {
     let (store, told) = (store(), Arc::new(AtomicU32::new(0)));
     let count = Arc::clone(&told);
     let commands = Commands::open(store.clone(), RULES, move |_| {
@@ -123,7 +123,7 @@ async fn what_a_broken_connection_did_not_confirm_is_sent_again() {
 
     // And over a crash of the gateway.
     commands.sent(device.key, vec![id], later).await.unwrap();
-    let restarted = Commands::open(store, RULES, |_| {}).await.unwrap();
+    let restarted = Commands::open(store.clone(), RULES, |_| {}).await.unwrap();
     assert!(restarted.waiting(device.key));
     assert_eq!(
         restarted.pending(device.key, later).await.unwrap()[0].message_id,
@@ -133,7 +133,7 @@ async fn what_a_broken_connection_did_not_confirm_is_sent_again() {
 
 #[tokio::test]
 async fn order_is_kept() {
-    let (commands, _, _) = commands().await;
+    let (commands, _store, _) = commands().await;
     let mut ids = Vec::new();
     for body in ["1", "2", "3"] {
         ids.push(
@@ -158,7 +158,7 @@ async fn order_is_kept() {
 
 #[tokio::test]
 async fn the_same_order_twice_is_one_command() {
-    let (commands, _, told) = commands().await;
+    let (commands, _store, told) = commands().await;
     let device = device();
     let first = commands.queue(&device, keyed("1", "k"), NOW).await.unwrap();
     let again = commands.queue(&device, keyed("1", "k"), NOW).await.unwrap();
@@ -214,7 +214,7 @@ async fn the_same_order_twice_is_one_command() {
 
 #[tokio::test]
 async fn a_devices_queue_is_bounded() {
-    let (commands, _, _) = commands().await;
+    let (commands, _store, _) = commands().await;
     for _ in 0..MAX_WAITING {
         commands.queue(&device(), order("1"), NOW).await.unwrap();
     }
@@ -329,7 +329,7 @@ async fn outcomes_settle_only_commands_of_the_device_that_reports_them() {
 
 #[tokio::test]
 async fn what_cannot_become_a_command_is_refused() {
-    let (commands, _, _) = commands().await;
+    let (commands, _store, _) = commands().await;
     for body in ["", "{", "1 2", "nul", r#"{"a":1,"a":2}"#, "\u{feff}1"] {
         let order = Order {
             body: Bytes::copy_from_slice(body.as_bytes()),
@@ -430,7 +430,7 @@ async fn a_command_is_signed_in_the_version_its_device_speaks() {
         Version::V2,
     );
     let all_v2 = Commands::open(
-        store,
+        store.clone(),
         Rules {
             require_v2: true,
             ..RULES
@@ -447,7 +447,7 @@ async fn a_command_is_signed_in_the_version_its_device_speaks() {
 
 #[tokio::test]
 async fn a_device_that_does_not_sign_gets_the_raw_form() {
-    let (commands, _, _) = commands().await;
+    let (commands, _store, _) = commands().await;
     let device = Device {
         signing: Signing::None,
         command_topic: Some("gates/gate1/control".to_owned()),

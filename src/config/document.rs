@@ -55,6 +55,8 @@ impl Reader<'_> {
         let mut dict = Dict::new();
         for (key, value) in table {
             path.push(key.get_ref().to_string());
+            self.places
+                .set_name(path, place_at(self.text, self.file, key.span().start));
             // A table is placed by its name: its own span is its whole text or nothing.
             let start = match value.get_ref() {
                 DeValue::Table(_) => key.span().start,

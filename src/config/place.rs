@@ -42,11 +42,30 @@ impl fmt::Display for Place {
 
 /// The place of every value that somebody wrote, by its path.
 #[derive(Clone, Debug, Default)]
-pub struct Places(BTreeMap<Vec<String>, Place>);
+pub struct Places {
+    values: BTreeMap<Vec<String>, Place>,
+    /// Where keys themselves stand, as far as it is another place.
+    names: BTreeMap<Vec<String>, Place>,
+}
 
 impl Places {
     pub(super) fn set(&mut self, path: &[String], place: Place) {
-        self.0.insert(path.to_vec(), place);
+        self.values.insert(path.to_vec(), place);
+    }
+
+    /// Says where the key of the value at `path` stands.
+    pub(super) fn set_name(&mut self, path: &[String], place: Place) {
+        self.names.insert(path.to_vec(), place);
+    }
+
+    /// The place of the key at `path` rather than of its value.
+    pub(super) fn of_name(&self, path: &[String]) -> Place {
+        let value = self.of(path);
+        match (self.names.get(path), &value) {
+            // Somebody else wrote it again since.
+            (Some(name), Place::File { .. }) => name.clone(),
+            _ => value,
+        }
     }
 
     /// The place of the value at `path`, or of what it lies in, or of the first thing in it.
@@ -56,9 +75,9 @@ impl Places {
             .rev()
             .filter_map(|length| path.get(..length))
             .filter(|prefix| !prefix.is_empty())
-            .find_map(|prefix| self.0.get(prefix))
+            .find_map(|prefix| self.values.get(prefix))
             .or_else(|| {
-                let (inner, place) = self.0.range(path.to_vec()..).next()?;
+                let (inner, place) = self.values.range(path.to_vec()..).next()?;
                 (!path.is_empty() && inner.starts_with(path)).then_some(place)
             })
             .cloned()

@@ -8,12 +8,12 @@ use serde::Serialize;
 use tidegate_wire::{DeviceId, MessageId};
 
 use super::{
-    Caller, Code, OutboxFilter, Perform, Performed, Problem, Request, Secret,
+    Caller, Code, Perform, Performed, Problem, Request, Secret,
     answer::{
-        Command, CommandQueued, Commands as CommandList, Count, DeadLetter, Device, DeviceCounts,
-        DeviceDetail, Devices, Done, Key, KeyCreated, Keys as KeyList, Listener, Outbox, Parked,
-        Reloaded, Status, Upstream,
+        Command, CommandQueued, Commands as CommandList, Device, DeviceCounts, DeviceDetail,
+        Devices, Done, Key, KeyCreated, Keys as KeyList, Listener, Reloaded, Status, Upstream,
     },
+    audited::audited,
 };
 use crate::{
     api::{ApiKey, Keys, NewKey},
@@ -21,8 +21,10 @@ use crate::{
     command::{CommandStatus, Commands, Order},
     config::{self, Signing},
     registry::{self, Registry},
-    store::{DeadFilter, DeviceKey, Seq, Store, StoreError, UpstreamInfo, UpstreamKey, audit},
+    store::{DeviceKey, Store, StoreError, UpstreamInfo, UpstreamKey, audit},
 };
+
+mod outbox;
 
 /// Commands shown for a device when none is named.
 const RECENT_COMMANDS: u32 = 20;
@@ -69,59 +71,6 @@ impl Perform for Operations {
             result
         })
     }
-}
-
-/// What changes something: its name in the audit record, and what it is done to.
-fn audited(request: &Request) -> Option<(&'static str, String)> {
-    let (action, target) = match request {
-        Request::DeviceAdd { id, .. } => ("device.add", id),
-        Request::DeviceEnrol { id, .. } => ("device.enrol", id),
-        Request::DeviceSetEnabled {
-            id, enabled: true, ..
-        } => ("device.enable", id),
-        Request::DeviceSetEnabled {
-            id, enabled: false, ..
-        } => ("device.disable", id),
-        Request::DeviceRemove { id } => ("device.remove", id),
-        Request::DeviceSetSecret { id, .. } => ("device.set_secret", id),
-        Request::DeviceSetPassword { id, .. } => ("device.set_password", id),
-        Request::KeyCreate { name, .. } => ("key.create", name),
-        Request::KeyRevoke { id } => ("key.revoke", id),
-        Request::CommandSend { device, .. } => ("command.send", device),
-        Request::OutboxRetry { filter } => return Some(("outbox.retry", described(filter))),
-        Request::OutboxDrop { filter } => return Some(("outbox.drop", described(filter))),
-        Request::Reload => return Some(("config.reload", String::new())),
-        Request::Status { .. }
-        | Request::DeviceList
-        | Request::DeviceShow { .. }
-        | Request::KeyList
-        | Request::CommandStatus { .. }
-        | Request::OutboxList { .. } => return None,
-    };
-    Some((action, target.clone()))
-}
-
-fn described(filter: &OutboxFilter) -> String {
-    let part = |name: &str, value: &Option<String>| {
-        value
-            .as_ref()
-            .map(|value| format!("{name}={value}"))
-            .unwrap_or_default()
-    };
-    let seq = filter
-        .seq
-        .map(|seq| format!("seq={seq}"))
-        .unwrap_or_default();
-    let parts = [
-        part("upstream", &filter.upstream),
-        part("device", &filter.device),
-        seq,
-    ];
-    parts
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 fn json(answer: impl Serialize) -> Result<serde_json::Value, Problem> {
@@ -445,96 +394,6 @@ impl Operations {
         Ok(CommandList {
             commands: vec![command(status)],
         })
-    }
-
-    async fn outbox(&self, filter: &OutboxFilter) -> Result<Outbox, Problem> {
-        let mut outbox = Outbox {
-            dead: Vec::new(),
-            parked: Vec::new(),
-        };
-        let letters = self.letters(filter)?;
-        for info in self.upstreams(filter)? {
-            let key = info.key;
-            let dead = self.blocking(move |store| store.dead(key, letters)).await?;
-            let parked = self
-                .blocking(move |store| store.parked_devices(key))
-                .await?;
-            outbox
-                .dead
-                .extend(dead.into_iter().map(|letter| DeadLetter {
-                    upstream: info.name.clone(),
-                    seq: letter.message.seq.0,
-                    device_id: self.name(letter.message.device),
-                    message_id: letter.message.message_id.to_string(),
-                    status: letter.status,
-                    reason: letter.reason,
-                    died_at: letter.died_at.0,
-                    received_at: letter.message.received_at.0,
-                    bytes: letter.message.payload.len(),
-                }));
-            let wanted = |device| letters.device.is_none_or(|only| only == device);
-            let parked = parked.into_iter().filter(|parked| wanted(parked.device));
-            outbox.parked.extend(parked.map(|parked| Parked {
-                upstream: info.name.clone(),
-                device_id: self.name(parked.device),
-                messages: parked.messages,
-                oldest_seq: parked.oldest.0,
-            }));
-        }
-        Ok(outbox)
-    }
-
-    async fn each_upstream(
-        &self,
-        filter: &OutboxFilter,
-        change: fn(&Store, UpstreamKey, DeadFilter) -> Result<u64, StoreError>,
-    ) -> Result<Count, Problem> {
-        let letters = self.letters(filter)?;
-        let mut messages = 0;
-        for UpstreamInfo { key, .. } in self.upstreams(filter)? {
-            let changed = self
-                .blocking(move |store| change(store, key, letters))
-                .await?;
-            if changed > 0 {
-                self.live.outbox_changed(key);
-            }
-            messages += changed;
-        }
-        if messages == 0 && filter.seq.is_some() {
-            let remedy = "tidegate outbox list shows those there are";
-            return Err(Problem::new(Code::NotFound, "no such dead letter", remedy));
-        }
-        Ok(Count { messages })
-    }
-
-    fn letters(&self, filter: &OutboxFilter) -> Result<DeadFilter, Problem> {
-        let device = filter
-            .device
-            .as_deref()
-            .map(|id| self.device(id))
-            .transpose()?;
-        Ok(DeadFilter {
-            device: device.map(|device| device.key),
-            seq: filter.seq.map(Seq),
-            after: None,
-            limit: filter.limit,
-        })
-    }
-
-    fn upstreams(&self, filter: &OutboxFilter) -> Result<Vec<UpstreamInfo>, Problem> {
-        let mut all = self.store.list_upstreams();
-        if let Some(name) = &filter.upstream {
-            all.retain(|info| info.name == *name);
-            if all.is_empty() {
-                let remedy = "tidegate status shows those there are";
-                return Err(Problem::new(
-                    Code::NotFound,
-                    format!("no upstream {name}"),
-                    remedy,
-                ));
-            }
-        }
-        Ok(all)
     }
 
     /// A device's id; that of a removed one too, as far as it is known.

@@ -134,7 +134,7 @@ pub async fn serve(socket: Socket, operations: Arc<dyn Perform>, tasks: Tasks) {
 async fn client(stream: UnixStream, user: u32, operations: &dyn Perform) -> io::Result<()> {
     let caller = stream.peer_cred()?.uid();
     let (read, mut write) = stream.into_split();
-    if caller != 0 && caller != user {
+    if !may_call(caller, user) {
         tracing::warn!(uid = caller, "refused a control connection");
         let message = "only root and the gateway's own user may do this";
         return answer(
@@ -171,6 +171,11 @@ async fn client(stream: UnixStream, user: u32, operations: &dyn Perform) -> io::
         };
         answer(&mut write, result).await?;
     }
+}
+
+/// Only root and the gateway's own user.
+fn may_call(caller: u32, user: u32) -> bool {
+    caller == 0 || caller == user
 }
 
 fn parse(line: &[u8]) -> Result<Request, Problem> {
@@ -216,4 +221,21 @@ async fn answer(
     })?;
     line.push(b'\n');
     timeout(ANSWER_TIMEOUT, write.write_all(&line)).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_call;
+
+    #[test]
+    fn others_may_not_call() {
+        for (caller, user, may) in [
+            (0, 990, true),
+            (990, 990, true),
+            (1000, 990, false),
+            (990, 0, false),
+        ] {
+            assert_eq!(may_call(caller, user), may, "{caller} to {user}");
+        }
+    }
 }

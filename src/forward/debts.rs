@@ -1,6 +1,6 @@
 //! What a forwarder asks of the store, for one upstream.
 
-use crate::store::{DeviceKey, Message, Seq, Settled, Store, StoreError, UpstreamKey};
+use crate::store::{DeviceKey, Message, Seq, Settled, StoreError};
 
 /// The store as one upstream sees it. Every call may block.
 pub trait Debts: Send + Sync {
@@ -28,53 +28,4 @@ pub trait Debts: Send + Sync {
 
     /// Devices that have parked messages.
     fn parked_devices(&self) -> Result<Vec<DeviceKey>, StoreError>;
-}
-
-/// One upstream's part of the store.
-#[derive(Clone, Debug)]
-pub struct StoreDebts {
-    store: Store,
-    upstream: UpstreamKey,
-}
-
-impl StoreDebts {
-    /// `upstream` is a key that [`Store::upstreams`] gave.
-    #[must_use]
-    pub fn new(store: Store, upstream: UpstreamKey) -> Self {
-        Self { store, upstream }
-    }
-}
-
-impl Debts for StoreDebts {
-    fn position(&self) -> Result<Seq, StoreError> {
-        self.store
-            .position(self.upstream)
-            .ok_or(StoreError::NoSuchUpstream)
-    }
-
-    fn read_log(
-        &self,
-        after: Seq,
-        messages: usize,
-        bytes: usize,
-    ) -> Result<Vec<Message>, StoreError> {
-        self.store.read_log(self.upstream, after, messages, bytes)
-    }
-
-    fn settle(&self, settled: &[Settled]) -> Result<Vec<Option<i64>>, StoreError> {
-        let ids = self
-            .store
-            .settle_blocking(self.upstream, settled.to_vec())?;
-        Ok(ids.into_iter().map(|id| (id != 0).then_some(id)).collect())
-    }
-
-    fn parked(&self, device: DeviceKey, limit: usize) -> Result<Vec<Message>, StoreError> {
-        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        self.store.parked(self.upstream, device, limit)
-    }
-
-    fn parked_devices(&self) -> Result<Vec<DeviceKey>, StoreError> {
-        let parked = self.store.parked_devices(self.upstream)?;
-        Ok(parked.into_iter().map(|parked| parked.device).collect())
-    }
 }

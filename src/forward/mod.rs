@@ -26,7 +26,7 @@ use tidegate_wire::DeviceId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use debts::{Debts, StoreDebts};
+pub use debts::Debts;
 pub use metrics::ForwardMetrics;
 
 use crate::{

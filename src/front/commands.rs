@@ -26,7 +26,9 @@ pub(super) async fn fetch(shared: &Arc<Shared>, device: &Device) -> Vec<(Message
         }
         if !prepared.is_empty() {
             let ids = prepared.iter().map(|(id, _)| *id).collect();
-            shared.commands.sent(device.key, ids, now).await?;
+            // One that expired since it was fetched was told to have expired, and is not sent.
+            let may = shared.commands.sent(device.key, ids, now).await?;
+            prepared.retain(|(id, _)| may.contains(id));
         }
         Ok::<_, crate::store::StoreError>(prepared)
     };

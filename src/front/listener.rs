@@ -232,7 +232,7 @@ async fn welcome(
             certificate: None,
             principal: None,
         };
-        return connect::serve(shared, arrival).await;
+        return Box::pin(connect::serve(shared, arrival)).await;
     };
     let greeted = Box::pin(greet(&shared, stream, acceptor, mode)).await;
     match greeted {
@@ -243,7 +243,7 @@ async fn welcome(
                 certificate,
                 principal,
             };
-            connect::serve(shared, arrival).await;
+            Box::pin(connect::serve(shared, arrival)).await;
         }
         Err(Failed { cause, text }) => {
             shared.metrics.handshake_failed(cause).increment();
@@ -286,7 +286,8 @@ async fn greet(
         .map_err(|error| Failed::new(HandshakeFailure::ClockUntrusted, &error))?;
     let handshake = async {
         // A peer that says nothing takes no place among those that do.
-        stream.readable().await?;
+        // (Not `readable()`, which may say so when there is nothing.)
+        stream.peek(&mut [0]).await?;
         let _place = shared.admission.handshakes.acquire().await;
         acceptor.accept(stream).await
     };

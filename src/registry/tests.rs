@@ -3,7 +3,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 use tidegate_wire::{Direction, Draft, MessageId, Payload, Version};
 
 use super::{testing::*, *};
-use crate::config::{Device as Settings, Signing};
+use crate::{
+    config::{Device as Settings, Signing},
+    seal::{self, SealError},
+};
 
 type Fleet = BTreeMap<String, Settings>;
 
@@ -47,7 +50,8 @@ fn signature(device: &Device) -> Vec<u8> {
 
 #[tokio::test]
 async fn reconciling_adds_changes_and_removes_and_then_does_nothing() {
-    let registry = registry(&store()).await;
+    let store = store();
+    let registry = registry(&store).await;
     let mut changes = registry.changes();
     let mut declared = fleet([("a", Settings::default()), ("b", Settings::default())]);
     let first = registry.reconcile(&declared, T1).await.unwrap();
@@ -114,7 +118,8 @@ async fn reconciling_adds_changes_and_removes_and_then_does_nothing() {
 
 #[tokio::test]
 async fn a_number_is_never_given_to_another_device() {
-    let registry = registry(&store()).await;
+    let store = store();
+    let registry = registry(&store).await;
     registry
         .reconcile(&fleet([("a", Settings::default())]), T1)
         .await
@@ -177,7 +182,8 @@ async fn secrets_come_from_files_and_lie_sealed() {
 #[tokio::test]
 async fn wrong_declarations_are_all_named_and_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let registry = registry(&store()).await;
+    let store = store();
+    let registry = registry(&store).await;
     let absent = dir.path().join("absent");
     let declared = fleet([
         ("fine", Settings::default()),

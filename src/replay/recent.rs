@@ -3,12 +3,12 @@
 use super::{Entry, HashKey, Key};
 
 /// An insertion-ordered set: entries end to end, and an open-addressing index of their positions.
-/// Thirty-two bytes per entry and eight of index. Entries of a group that failed are taken back in
+/// Thirty-two bytes per entry and six to eleven of index. Entries of a group that failed are taken back in
 /// reverse order, which with linear probing leaves no holes that matter.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     entries: Vec<Entry>,
-    /// Position + 1 in `entries`; 0 is free. A power of two long, at most half full.
+    /// Position + 1 in `entries`; 0 is free. A power of two long, at most three quarters full.
     index: Vec<u32>,
     bounds: Bounds,
     committed: Mark,
@@ -28,6 +28,9 @@ struct Mark {
 }
 
 const SMALLEST_INDEX: usize = 64;
+
+/// Entries that are made room for at once, at least.
+const GROWTH: usize = 512;
 
 impl Recent {
     pub(super) fn len(&self) -> usize {
@@ -90,8 +93,13 @@ impl Recent {
             bounds.first_received = bounds.first_received.min(received);
             bounds.last_received = bounds.last_received.max(received);
         }
+        if self.entries.len() == self.entries.capacity() {
+            // Doubling would double what is held for good at the ordinary rate.
+            self.entries
+                .reserve_exact(GROWTH.max(self.entries.len() / 4));
+        }
         self.entries.push(entry);
-        if self.entries.len() * 2 > self.index.len() {
+        if self.entries.len() * 4 > self.index.len() * 3 {
             self.reindex(key);
         } else {
             self.place(hash, self.entries.len());

@@ -12,6 +12,7 @@ use rusqlite::{
 };
 
 use super::{log, open::wal_of};
+use crate::clock::UnixMillis;
 
 /// Pages copied at a time: 4 MiB. The copy reads one snapshot, so what is written meanwhile neither
 /// disturbs it nor makes it start over.
@@ -114,12 +115,18 @@ pub fn verify(path: &Path) -> Result<Contents, BackupError> {
 /// Puts the copy `from` in the place of the database `to`, after verifying it. `replace` allows what is
 /// there to be overwritten. No gateway may be running on it.
 ///
-/// What was accepted after the copy was made is lost, and what was settled since is delivered again;
-/// messages accepted since and still fresh would be accepted again.
+/// What was accepted after the copy was made is lost, and what was settled since is delivered again.
+/// Which message ids were accepted since cannot be known any more, so messages signed before `now` are
+/// refused as stale from then on; devices sign anew when they send again.
 ///
 /// # Errors
 /// [`BackupError`]; then `to` is as it was.
-pub fn restore(from: &Path, to: &Path, replace: bool) -> Result<Contents, BackupError> {
+pub fn restore(
+    from: &Path,
+    to: &Path,
+    replace: bool,
+    now: UnixMillis,
+) -> Result<Contents, BackupError> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| BackupError::Io { path, source }
@@ -144,12 +151,28 @@ pub fn restore(from: &Path, to: &Path, replace: bool) -> Result<Contents, Backup
     let partial = with_suffix(to, ".partial");
     remove(&partial)?;
     copy(from, &partial, &mut |_, _| {})?;
+    verify(&partial)?;
+    forget_all_before(&partial, now)?;
     let contents = verify(&partial)?;
     // The old WAL belongs to the old database: it must not meet the new one.
     remove(&wal_of(to))?;
     remove(&with_suffix(to, "-shm"))?;
     persist(&partial, to)?;
     Ok(contents)
+}
+
+fn forget_all_before(path: &Path, now: UnixMillis) -> Result<(), BackupError> {
+    let sql = |source| BackupError::Sql {
+        path: path.to_owned(),
+        source,
+    };
+    let conn = Connection::open(path).map_err(sql)?;
+    conn.execute(
+        "UPDATE replay_state SET forgotten_through = max(forgotten_through, ?1)",
+        [super::db(now.seconds())],
+    )
+    .map_err(sql)?;
+    conn.close().map_err(|(_, source)| sql(source))
 }
 
 fn copy(from: &Path, to: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<(), BackupError> {

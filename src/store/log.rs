@@ -130,9 +130,9 @@ pub(super) fn age_after(
     .optional()
 }
 
-/// Rows deleted at once at most, and bytes: what a group can free without being slow.
+/// Rows deleted at once at most, and bytes: more than a group adds, so that pruning keeps up.
 const PRUNE_ROWS: i64 = 2_048;
-const PRUNE_BYTES: u64 = 4 << 20;
+const PRUNE_BYTES: u64 = 8 << 20;
 
 /// Deletes segments that end at or before `floor`, a bounded number of the oldest, and never the
 /// newest one. Returns how many.

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Batch, IngestError, StoreMetrics, Verdict,
+    Batch, IngestError, StoreError, StoreMetrics, Verdict,
     api::Inner,
     budget::{Budget, Crossing},
     checkpoint,
@@ -37,6 +37,10 @@ const IDLE: Duration = Duration::from_millis(100);
 
 /// After the disk was full, how often it is tried with new messages whether it still is.
 const PROBE: Duration = Duration::from_secs(1);
+
+/// How often the writer does a checkpoint itself at most: a long read (a backup) can keep the WAL from
+/// starting over, and trying with every group would only make groups slow.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
 
 /// Request for the writer; `room` is its share of the bounded queue, given back when it is answered.
 #[derive(Debug)]
@@ -104,6 +108,7 @@ pub struct Writer {
     gather: Gather,
     answered: usize,
     disk_full_since: Option<Instant>,
+    last_checkpoint: Option<Instant>,
     /// An episode of failures is under way and has been logged.
     failing: bool,
 }
@@ -120,6 +125,7 @@ impl Writer {
             gather: Gather::default(),
             answered: 0,
             disk_full_since: None,
+            last_checkpoint: None,
             failing: false,
             parts,
         };
@@ -131,33 +137,34 @@ impl Writer {
     /// damaged, which only ends the thread: whoever started it ends the process.
     pub fn run(mut self, stopping: &CancellationToken) {
         let mut group = Vec::new();
-        loop {
+        let failure = loop {
             self.collect(&mut group);
             if group.is_empty() {
                 if stopping.is_cancelled() {
-                    break;
+                    break Failure::Stopping;
                 }
                 if !self.has_housekeeping() {
                     continue;
                 }
             }
-            if let Err(Failure::Damaged(detail)) = self.commit(&mut group) {
+            if let Err(failure @ Failure::Damaged(_)) = self.commit(&mut group) {
+                let detail = StoreError::from(&failure);
                 tracing::error!(
                     path = %self.parts.settings.options.path.display(),
-                    detail,
+                    %detail,
                     "the database is damaged; it is kept as it is: restore a backup, or move it away to start empty"
                 );
-                break;
+                break failure;
             }
-        }
-        self.close();
+        };
+        self.close(&failure);
     }
 
     /// Nothing more is taken; what is still queued is answered.
-    fn close(self) {
+    fn close(self, failure: &Failure) {
         self.parts.inner.close();
         while let Ok(request) = self.parts.requests.try_recv() {
-            answer_failed(request.work, &Failure::Stopping);
+            answer_failed(request.work, failure);
         }
         if let Err(error) = checkpoint::passive(&self.parts.conn) {
             tracing::debug!(%error, "last checkpoint");
@@ -317,7 +324,11 @@ impl Writer {
         let over = wal >= 4 * target;
         // The file keeps its size when the WAL starts over, and that counts against the budget.
         let squeezed = (self.disk_full_since.is_some() || self.budget.full()) && wal >= target / 4;
-        if asked || over || squeezed {
+        let lately = self
+            .last_checkpoint
+            .is_some_and(|last| last.elapsed() < CHECKPOINT_EVERY);
+        if asked || ((over || squeezed) && !lately) {
+            self.last_checkpoint = Some(Instant::now());
             if over {
                 self.parts.metrics.forced_checkpoints.increment();
             }

@@ -150,6 +150,11 @@ fn a_full_disk_refuses_and_recovers() {
         Seq(before.0 + 1),
         "no gap, nothing half stored"
     );
+    // The writer answers first and counts then.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while running.store.metrics().full.get() != 0 && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
     assert_eq!(running.store.metrics().full.get(), 0);
     assert!(running.store.verify_ledger(key).unwrap().holds());
 }

@@ -1,6 +1,6 @@
 //! The steps, in the order in which they run: cheap ones first.
 
-use crate::{install, sh, sh_env};
+use crate::{fuzz, install, sh, sh_env};
 
 /// One thing that is checked.
 pub(crate) struct Step {
@@ -10,7 +10,11 @@ pub(crate) struct Step {
 }
 
 pub(crate) const STEPS: &[Step] = &[
-    Step { name: "install", what: "what the other steps need", run: install::everything },
+    Step {
+        name: "install",
+        what: "what the other steps need",
+        run: install::everything,
+    },
     Step {
         name: "fmt",
         what: "every file is formatted",
@@ -19,7 +23,20 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "deny",
         what: "licences and sources of dependencies",
-        run: || sh("cargo", &["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]),
+        run: || {
+            sh(
+                "cargo",
+                &[
+                    "deny",
+                    "--log-level",
+                    "error",
+                    "check",
+                    "bans",
+                    "licenses",
+                    "sources",
+                ],
+            )
+        },
     },
     Step {
         name: "clippy",
@@ -27,7 +44,15 @@ pub(crate) const STEPS: &[Step] = &[
         run: || {
             sh(
                 "cargo",
-                &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
+                &[
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--all-features",
+                    "--",
+                    "-D",
+                    "warnings",
+                ],
             )
         },
     },
@@ -36,7 +61,16 @@ pub(crate) const STEPS: &[Step] = &[
         what: "the wire crate builds for a chip without an operating system",
         run: || {
             sh("rustup", &["target", "add", "riscv32imc-unknown-none-elf"])?;
-            sh("cargo", &["check", "-p", "tidegate-wire", "--target", "riscv32imc-unknown-none-elf"])
+            sh(
+                "cargo",
+                &[
+                    "check",
+                    "-p",
+                    "tidegate-wire",
+                    "--target",
+                    "riscv32imc-unknown-none-elf",
+                ],
+            )
         },
     },
     Step {
@@ -46,8 +80,53 @@ pub(crate) const STEPS: &[Step] = &[
             let python = std::path::absolute(install::python_path()).map_err(|e| e.to_string())?;
             sh_env(
                 "cargo",
-                &["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"],
+                &[
+                    "nextest",
+                    "run",
+                    "--workspace",
+                    "--all-features",
+                    "--no-fail-fast",
+                ],
                 &[("TIDEGATE_TEST_PYTHON", &python.to_string_lossy())],
+            )
+        },
+    },
+    Step {
+        name: "fuzz",
+        what: "the fuzz targets: their corpora, and some seconds of looking for more",
+        run: fuzz::short,
+    },
+    Step {
+        name: "firmware",
+        what: "the device's application and the simulated device: no warnings, its tests, and for a chip",
+        run: || {
+            const AT: [&str; 2] = ["--manifest-path", "firmware/Cargo.toml"];
+            sh("cargo", &["fmt", AT[0], AT[1], "--all", "--check"])?;
+            sh(
+                "cargo",
+                &[
+                    "clippy",
+                    AT[0],
+                    AT[1],
+                    "--all-targets",
+                    "--",
+                    "-D",
+                    "warnings",
+                ],
+            )?;
+            sh("cargo", &["nextest", "run", AT[0], AT[1], "--no-fail-fast"])?;
+            let chip = "riscv32imc-unknown-none-elf";
+            sh(
+                "cargo",
+                &[
+                    "check",
+                    AT[0],
+                    AT[1],
+                    "-p",
+                    "tidegate-app",
+                    "--target",
+                    chip,
+                ],
             )
         },
     },
@@ -69,7 +148,17 @@ pub(crate) const STEPS: &[Step] = &[
         run: || {
             sh(
                 "cargo",
-                &["run", "--release", "--", "demo", "--for", "30s", "--offline", "8s", "--attack"],
+                &[
+                    "run",
+                    "--release",
+                    "--",
+                    "demo",
+                    "--for",
+                    "30s",
+                    "--offline",
+                    "8s",
+                    "--attack",
+                ],
             )
         },
     },

@@ -269,7 +269,8 @@ pub(super) fn firewall() -> Outcome<String> {
 }
 
 pub(super) fn time() -> Outcome<String> {
-    let ask = || read(Command::new("chronyc").args(["-n", "tracking"]));
+    // As the user the daemon runs as: Debian's chronyc would become one who may not reach its socket.
+    let ask = || read(Command::new("chronyc").args(["-u", "chrony", "-n", "tracking"]));
     let tracking = eventually("a time source", || {
         ask().ok().filter(|text| text.contains("Leap status     : Normal"))
     })
