@@ -89,8 +89,11 @@ impl App {
         let signals = signals::obey(handle);
         let mut running = std::pin::pin!(self.run());
         tokio::select! {
-            ended = &mut running => ended,
+            // In this order: the signals must be listened to before READY=1 goes out. A service manager
+            // that finds no handler for the reload signal then ends the service (Type=notify-reload).
+            biased;
             never = signals => match never {},
+            ended = &mut running => ended,
         }
     }
 

@@ -1,0 +1,16 @@
+# The Cargo workspace's files and nothing else, so that a changed README rebuilds nothing.
+{ lib }:
+lib.fileset.toSource {
+  root = ../..;
+  fileset = lib.fileset.unions [
+    ../../Cargo.toml
+    ../../Cargo.lock
+    ../../clippy.toml
+    ../../deny.toml
+    ../../rustfmt.toml
+    ../../src
+    ../../certs
+    ../../tests
+    ../../nixos/box
+  ];
+}

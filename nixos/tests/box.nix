@@ -1,0 +1,52 @@
+# The box that is exercised: in NixOS's VM tests, and by its rendered files in Debian's. Ethernet in
+# place of Wi-Fi, an upstream and a device list as somebody might write them.
+{ lib, ... }:
+{
+  networking.hostName = "gateway";
+  networking.usePredictableInterfaceNames = lib.mkDefault false;
+  system.stateVersion = "26.05";
+
+  services.tidegate = {
+    appliance = {
+      enable = true;
+      network = {
+        management.interface = "eth0";
+        devices = {
+          interface = "eth1";
+          address = "10.93.0.1";
+        };
+      };
+      storage.stateDevice = null;
+      factoryReset.marker = "/var/lib/tidegate-factory-reset";
+      time = {
+        servers = [ "192.168.77.2" ];
+        nts = false;
+      };
+      health = {
+        within = 120;
+        steady = 5;
+      };
+      backup = {
+        enable = true;
+        recipients = [ "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p" ];
+        usbLabel = "TIDEGATE-BACKUP";
+      };
+    };
+
+    upstreams.backend = {
+      url = "http://192.168.77.2:8080";
+      bearerTokenFile = "/var/lib/secrets/backend-token";
+      retry_min = "200ms";
+      retry_max = "2s";
+    };
+
+    devices = {
+      sensor_001 = {
+        signing = "v2";
+        sensors.temperature.description = "Air, in degrees Celsius";
+        groups = [ "greenhouse" ];
+      };
+      sensor_002 = { };
+    };
+  };
+}
