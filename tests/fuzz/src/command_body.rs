@@ -59,6 +59,18 @@ pub fn run(data: &[u8]) {
             .is_err()
     );
     out.truncate(len);
+    let Ok(longest) = DeviceId::try_from("x".repeat(64).as_str()) else {
+        panic!("a valid id");
+    };
+    let widest = Draft {
+        version: Version::V2,
+        device_id: &longest,
+        timestamp: u64::MAX,
+        ..draft
+    };
+    let mut room = vec![0; payload.as_str().len() + ENVELOPE_OVERHEAD];
+    let fits = widest.sign_into(&key, Direction::Down, &mut room);
+    assert!(fits.is_ok(), "{fits:?}: the promised room did not suffice");
 
     // Receiving: the device accepts it and finds the same command in it.
     let receiver = Receiver {
