@@ -27,6 +27,9 @@ impl UnixMillis {
     }
 }
 
+/// No clock is believed that reads earlier than this: 2026-11-01, when this version was made.
+pub const RELEASED: UnixMillis = UnixMillis(1_793_491_200_000);
+
 /// The system's clock as it reads now; times before 1970 read as zero.
 #[must_use]
 pub fn system_now() -> UnixMillis {

@@ -4,15 +4,30 @@
 //! keys are errors. Loading and checking live in [`load`] and [`check`].
 
 mod check;
+mod check_devices;
+mod check_upstreams;
+mod document;
+mod files;
+mod finding;
+mod layers;
 mod load;
+mod place;
+mod problem;
+mod schema;
+mod text;
+mod words;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-pub use check::{Finding, check};
-pub use load::{ConfigError, Sources, load};
+pub use check::check;
+pub use files::check_files;
+pub use finding::{Finding, Severity};
+pub use load::{DEFAULT_FILE, Loaded, Sources, load};
+pub use place::{Place, Places};
+pub use problem::{ConfigError, Problem};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -26,7 +41,8 @@ pub struct Config {
     pub master_key_file: Option<PathBuf>,
     pub log: Log,
     pub pki: Pki,
-    /// Where devices connect, by a name of your choice.
+    /// Where devices connect, by a name of your choice. Without any there is one, `devices`, on
+    /// 0.0.0.0:8883; whatever is not said about a listener of that name is as in that one.
     pub listeners: BTreeMap<String, Listener>,
     pub api: Api,
     pub limits: Limits,
@@ -92,10 +108,22 @@ pub enum ListenerMode {
     Plain,
 }
 
+impl std::fmt::Display for ListenerMode {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::MutualTls => "mutual_tls",
+            Self::ServerTls => "server_tls",
+            Self::Plain => "plain",
+        })
+    }
+}
+
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
-    /// Where backends send commands (HTTPS). Unset: off.
+    /// Where backends send commands (HTTPS), or `"off"`.
+    #[serde(with = "switchable")]
     pub address: Option<SocketAddr>,
     /// Requests per second allowed per API key, with a burst of twice as many.
     pub requests_per_second: u32,
@@ -217,6 +245,25 @@ pub struct HttpUpstream {
     pub events: bool,
 }
 
+impl HttpUpstream {
+    /// A backend at `url` with everything else as it is by default.
+    #[must_use]
+    pub fn to(url: String) -> Self {
+        Self {
+            url,
+            ca_file: None,
+            client_certificate_file: None,
+            client_key_file: None,
+            bearer_token_file: None,
+            timeout: defaults::upstream_timeout(),
+            workers: defaults::upstream_workers(),
+            retry_min: defaults::retry_min(),
+            retry_max: defaults::retry_max(),
+            events: false,
+        }
+    }
+}
+
 /// One declared device.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -251,6 +298,33 @@ pub enum Signing {
     V2,
     /// None: raw bodies on the topics listed for it.
     None,
+}
+
+/// An address that can be switched off, as `"off"`: TOML has no null, and unset means the default.
+mod switchable {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(
+        address: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_str("off"),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "off" {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(de::Error::custom)
+    }
 }
 
 mod defaults {
@@ -295,7 +369,10 @@ impl Default for Config {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Auto }
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::Auto,
+        }
     }
 }
 

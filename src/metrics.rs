@@ -1,6 +1,10 @@
 //! What the gateway counts, and its Prometheus text form.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// A number that only rises.
 #[derive(Debug, Default)]
@@ -36,5 +40,91 @@ impl Gauge {
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A page in Prometheus' text format, grown number by number. Families appear in the order of their
+/// names, each with its samples together, as the format demands.
+#[derive(Debug, Default)]
+pub struct Page {
+    families: BTreeMap<&'static str, Family>,
+}
+
+#[derive(Debug)]
+struct Family {
+    kind: &'static str,
+    help: &'static str,
+    samples: String,
+}
+
+impl Page {
+    pub fn counter(&mut self, name: &'static str, help: &'static str, counter: &Counter) {
+        self.labelled_counter(name, help, &[], counter);
+    }
+
+    pub fn gauge(&mut self, name: &'static str, help: &'static str, gauge: &Gauge) {
+        self.number(name, "gauge", help, &[], gauge.get());
+    }
+
+    pub fn labelled_counter(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&str, &str)],
+        counter: &Counter,
+    ) {
+        self.number(name, "counter", help, labels, counter.get());
+    }
+
+    /// Adds one sample. `kind` is `counter` or `gauge`.
+    pub fn number(
+        &mut self,
+        name: &'static str,
+        kind: &'static str,
+        help: &'static str,
+        labels: &[(&str, &str)],
+        value: u64,
+    ) {
+        let family = self.families.entry(name).or_insert(Family { kind, help, samples: String::new() });
+        let labels: Vec<String> =
+            labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        // Writing to a String does not fail.
+        let _ = writeln!(family.samples, "{name}{labels} {value}");
+    }
+
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for (name, Family { kind, help, samples }) in &self.families {
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}");
+        }
+        text
+    }
+}
+
+/// A label's value with what the format reserves escaped.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_of_a_family_stand_together_and_labels_are_escaped() {
+        let mut page = Page::default();
+        let counter = Counter::default();
+        counter.add(3);
+        page.labelled_counter("b_total", "Bs", &[("why", "a \"quote\"\n")], &counter);
+        page.counter("a_total", "As", &counter);
+        page.labelled_counter("b_total", "Bs", &[("why", "other")], &counter);
+        assert_eq!(
+            page.text(),
+            "# HELP a_total As\n# TYPE a_total counter\na_total 3\n\
+             # HELP b_total Bs\n# TYPE b_total counter\n\
+             b_total{why=\"a \\\"quote\\\"\\n\"} 3\nb_total{why=\"other\"} 3\n"
+        );
     }
 }

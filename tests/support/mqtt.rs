@@ -222,7 +222,7 @@ impl Client {
     pub fn subscribe(&mut self, filter: &str, qos: QoS) -> u8 {
         let id = self.next_id();
         let wanted = [Subscription::new(filter, qos)];
-        let subscribe = Subscribe { packet_id: id, properties: RawProperties::EMPTY, filters: Filters::new(&wanted) };
+        let subscribe = Subscribe { packet_id: id, properties: RawProperties::EMPTY, filters: Filters::from(&wanted[..]) };
         self.write(|peer, out| subscribe.encode(peer, out).map(drop)).unwrap();
         self.wait(|packet| if let Packet::SubAck(codes) = packet { Some(codes[0]) } else { None })
     }

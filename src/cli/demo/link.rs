@@ -89,7 +89,7 @@ impl Link {
         let subscribe = Subscribe {
             packet_id: id,
             properties: RawProperties::EMPTY,
-            filters: Filters::new(&wanted),
+            filters: Filters::from(&wanted[..]),
         };
         subscribe.encode(&self.gateway, &mut self.outbox)?;
         Ok(())

@@ -4,15 +4,18 @@
 //! there, how often, and with which values. They stay raw bytes, with a mask of what is
 //! present, and are read only by who asks. [`PropertyBuf`] makes the same form for sending.
 
+mod build;
 mod raw;
 mod scope;
+mod section;
 
 use core::num::{NonZeroU16, NonZeroU32};
 
-pub use raw::{Properties, PropertyBuf, RawProperties};
+pub use build::PropertyBuf;
+pub use raw::{Properties, RawProperties};
 pub use scope::PropertyScope;
 
-pub(crate) use raw::Section;
+pub(crate) use section::Section;
 
 use crate::read::Reader;
 use crate::{DecodeError, MAX_REMAINING_LENGTH, Malformed, QoS, Violation, topic};

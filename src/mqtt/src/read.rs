@@ -3,7 +3,7 @@
 use core::num::NonZeroU16;
 use core::str;
 
-use crate::{DecodeError, Malformed};
+use crate::{DecodeError, Malformed, topic};
 
 /// The unread rest of a body.
 #[derive(Debug, Clone, Copy)]
@@ -92,11 +92,30 @@ impl<'a> Reader<'a> {
     /// string may hold is for the layer that uses it to say.
     #[inline]
     pub(crate) fn string(&mut self) -> Result<&'a str, DecodeError> {
-        let bytes = self.binary()?;
-        if has_nul(bytes) {
+        let text = self.utf8()?;
+        if has_nul(text.as_bytes()) {
             return Err(Malformed::NulInString.into());
         }
-        str::from_utf8(bytes).map_err(|_| Malformed::Utf8.into())
+        Ok(text)
+    }
+
+    /// Topic name, or an empty string for the caller to judge.
+    #[inline]
+    pub(crate) fn topic_name(&mut self) -> Result<&'a str, DecodeError> {
+        let name = self.utf8()?;
+        // One pass finds wild cards and U+0000; which it was matters only in the failure.
+        if name.is_empty() || topic::valid_name(name) {
+            Ok(name)
+        } else if has_nul(name.as_bytes()) {
+            Err(Malformed::NulInString.into())
+        } else {
+            Err(DecodeError::TopicNameInvalid)
+        }
+    }
+
+    #[inline]
+    fn utf8(&mut self) -> Result<&'a str, DecodeError> {
+        str::from_utf8(self.binary()?).map_err(|_| Malformed::Utf8.into())
     }
 
     /// Nothing may follow the last field.

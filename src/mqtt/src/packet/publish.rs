@@ -52,7 +52,7 @@ impl<'a> Publish<'a> {
         let flags = frame.first_byte();
         let qos = QoS::from_bits((flags >> 1) & 0b11).ok_or(Malformed::QoS)?;
         let mut reader = Reader::new(body);
-        let topic = topic_name(&mut reader)?;
+        let topic = reader.topic_name()?;
         let packet_id = match qos {
             QoS::AtMostOnce => None,
             QoS::AtLeastOnce | QoS::ExactlyOnce => Some(reader.packet_id()?),
@@ -116,18 +116,6 @@ impl<'a> Publish<'a> {
         section.put_in(peer.version, out);
         out.put_slice(self.payload);
         Ok(size)
-    }
-}
-
-/// A topic name, or an empty one for the caller to judge; wild cards and U+0000 are found in one
-/// pass.
-#[inline]
-fn topic_name<'a>(reader: &mut Reader<'a>) -> Result<&'a str, DecodeError> {
-    let name = reader.string()?;
-    if name.is_empty() || topic::valid_name(name) {
-        Ok(name)
-    } else {
-        Err(DecodeError::TopicNameInvalid)
     }
 }
 

@@ -31,7 +31,8 @@ pub struct UnsubAck<'a> {
     pub packet_id: NonZeroU16,
     /// Reason string and user properties; not written to 3.1.1 peers.
     pub properties: RawProperties<'a>,
-    /// One code per filter, in its order (`[MQTT-3.11.3-1]`); not written to 3.1.1 peers.
+    /// One code per filter, in its order (`[MQTT-3.11.3-1]`). 3.1.1 has none: they are not
+    /// written there, and may be left off.
     pub codes: &'a [u8],
 }
 
@@ -108,7 +109,7 @@ impl<'a> UnsubAck<'a> {
     ///
     /// # Errors
     ///
-    /// As for [`SubAck::encode`].
+    /// As for [`SubAck::encode`], but that 3.1.1 needs no codes.
     pub fn encode(&self, peer: &Peer, out: &mut BytesMut) -> Result<usize, EncodeError> {
         let kind = PacketType::UnsubAck;
         let size = encode(peer, out, kind, self.packet_id, self.properties, self.codes)?;
@@ -128,7 +129,8 @@ fn encode(
     properties: RawProperties<'_>,
     codes: &[u8],
 ) -> Result<usize, EncodeError> {
-    if codes.is_empty() || peer.role == Role::Server {
+    let uncoded = kind == PacketType::UnsubAck && peer.version == Version::V311;
+    if peer.role == Role::Server || (codes.is_empty() && !uncoded) {
         return Err(EncodeError::Inconsistent);
     }
     if let Some(&code) = foreign(codes, kind) {

@@ -1,28 +1,26 @@
-//! Properties as bytes: checked once, read on demand, built for sending.
+//! Properties as bytes: checked once, read on demand.
 
 use core::num::{NonZeroU16, NonZeroU32};
-
-use bytes::{BufMut, BytesMut};
 
 use super::{
     MAX_SUBSCRIPTION_IDENTIFIERS, MAX_USER_PROPERTIES, Property, PropertyId, PropertyScope,
 };
 use crate::read::Reader;
-use crate::write::{field_len, put_field, put_variable, string_len, variable_len};
-use crate::{DecodeError, EncodeError, Limit, QoS, Version, Violation, topic};
+use crate::{DecodeError, EncodeError, Limit, QoS, Violation};
 
 /// In a presence mask: more than one subscription identifier. No property has this identifier.
-const SEVERAL_SUBSCRIPTION_IDS: u64 = 1 << 63;
+pub(super) const SEVERAL_SUBSCRIPTION_IDS: u64 = 1 << 63;
 
 /// The properties of a packet, without their length prefix: valid bytes and what is in them.
 /// Empty for MQTT 3.1.1.
 ///
-/// They can only come from [`RawProperties::parse`], a decoded packet or a [`PropertyBuf`], so
+/// They can only come from [`RawProperties::parse`], a decoded packet or a
+/// [`PropertyBuf`](super::PropertyBuf), so
 /// reading them cannot fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct RawProperties<'a> {
-    bytes: &'a [u8],
-    present: u64,
+    pub(super) bytes: &'a [u8],
+    pub(super) present: u64,
 }
 
 impl<'a> RawProperties<'a> {
@@ -259,280 +257,5 @@ impl<'a> Iterator for Properties<'a> {
         // The bytes were checked when the `RawProperties` came to be, so `ok` hides no error.
         let id = PropertyId::read(&mut self.reader).ok()?;
         Property::read(id, &mut self.reader).ok()
-    }
-}
-
-/// Builds properties for sending. [`PropertyBuf::clear`] keeps its memory for the next packet.
-#[derive(Debug, Clone, Default)]
-pub struct PropertyBuf {
-    bytes: BytesMut,
-    present: u64,
-    user_properties: usize,
-    subscription_ids: usize,
-}
-
-impl PropertyBuf {
-    /// An empty set; allocates on the first push.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Appends a property. Whether the packet takes it is checked when that is encoded.
-    ///
-    /// # Errors
-    ///
-    /// [`EncodeError::FieldTooLong`], [`EncodeError::NulInString`],
-    /// [`EncodeError::TopicNameInvalid`] (response topic), [`EncodeError::PropertyValue`]
-    /// (subscription identifier 0 or over 268,435,455, maximum QoS 2),
-    /// [`EncodeError::DuplicateProperty`] (any but user properties and subscription identifiers),
-    /// [`EncodeError::LimitExceeded`]. Nothing is appended then.
-    pub fn push(&mut self, property: Property<'_>) -> Result<(), EncodeError> {
-        let id = property.id();
-        let len = value_len(&property)?;
-        match id {
-            PropertyId::UserProperty => {
-                if self.user_properties == MAX_USER_PROPERTIES {
-                    return Err(EncodeError::LimitExceeded(Limit::UserProperties));
-                }
-                self.user_properties += 1;
-            }
-            PropertyId::SubscriptionIdentifier => {
-                if self.subscription_ids == MAX_SUBSCRIPTION_IDENTIFIERS {
-                    return Err(EncodeError::LimitExceeded(Limit::SubscriptionIdentifiers));
-                }
-                self.subscription_ids += 1;
-                if self.subscription_ids > 1 {
-                    self.present |= SEVERAL_SUBSCRIPTION_IDS;
-                }
-            }
-            _ if self.present & id.bit() != 0 => return Err(EncodeError::DuplicateProperty(id)),
-            _ => {}
-        }
-        self.present |= id.bit();
-        self.bytes.reserve(1 + len);
-        put(&mut self.bytes, &property);
-        Ok(())
-    }
-
-    /// Appends what a server passes on with a message unaltered and in order: payload format,
-    /// content type, response topic, correlation data and user properties (`[MQTT-3.3.2-4]`,
-    /// -15 to -20). Left out are the topic alias and subscription identifiers, which belong to
-    /// one connection, and the message expiry, which shrinks while the message waits
-    /// (`[MQTT-3.3.2-6]`).
-    ///
-    /// # Errors
-    ///
-    /// As [`PropertyBuf::push`]; none if `self` was empty.
-    pub fn push_forwarded(&mut self, properties: &RawProperties<'_>) -> Result<(), EncodeError> {
-        for property in properties {
-            match property {
-                Property::PayloadFormatIndicator(_)
-                | Property::ContentType(_)
-                | Property::ResponseTopic(_)
-                | Property::CorrelationData(_)
-                | Property::UserProperty(..) => self.push(property)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Empties the set.
-    pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.present = 0;
-        self.user_properties = 0;
-        self.subscription_ids = 0;
-    }
-
-    /// The properties, to put into a packet.
-    #[inline]
-    #[must_use]
-    pub fn as_raw(&self) -> RawProperties<'_> {
-        RawProperties {
-            bytes: &self.bytes,
-            present: self.present,
-        }
-    }
-}
-
-/// Size of a property without its identifier; checks the value.
-fn value_len(property: &Property<'_>) -> Result<usize, EncodeError> {
-    if !property.in_range() {
-        return Err(EncodeError::PropertyValue(property.id()));
-    }
-    Ok(match *property {
-        Property::PayloadFormatIndicator(_)
-        | Property::RequestProblemInformation(_)
-        | Property::RequestResponseInformation(_)
-        | Property::MaximumQoS(_)
-        | Property::RetainAvailable(_)
-        | Property::WildcardSubscriptionAvailable(_)
-        | Property::SubscriptionIdentifierAvailable(_)
-        | Property::SharedSubscriptionAvailable(_) => 1,
-        Property::ServerKeepAlive(_)
-        | Property::ReceiveMaximum(_)
-        | Property::TopicAliasMaximum(_)
-        | Property::TopicAlias(_) => 2,
-        Property::MessageExpiryInterval(_)
-        | Property::SessionExpiryInterval(_)
-        | Property::WillDelayInterval(_)
-        | Property::MaximumPacketSize(_) => 4,
-        Property::SubscriptionIdentifier(value) => variable_len(value as usize),
-        Property::ResponseTopic(name) => {
-            if !topic::valid_name(name) {
-                return Err(EncodeError::TopicNameInvalid);
-            }
-            field_len(name.as_bytes())?
-        }
-        Property::ContentType(text)
-        | Property::AssignedClientIdentifier(text)
-        | Property::AuthenticationMethod(text)
-        | Property::ResponseInformation(text)
-        | Property::ServerReference(text)
-        | Property::ReasonString(text) => string_len(text)?,
-        Property::CorrelationData(bytes) | Property::AuthenticationData(bytes) => field_len(bytes)?,
-        Property::UserProperty(name, value) => string_len(name)? + string_len(value)?,
-    })
-}
-
-/// Writes a property that [`value_len`] has checked.
-fn put(out: &mut BytesMut, property: &Property<'_>) {
-    out.put_u8(property.id().as_u8());
-    match *property {
-        Property::PayloadFormatIndicator(flag)
-        | Property::RequestProblemInformation(flag)
-        | Property::RequestResponseInformation(flag)
-        | Property::RetainAvailable(flag)
-        | Property::WildcardSubscriptionAvailable(flag)
-        | Property::SubscriptionIdentifierAvailable(flag)
-        | Property::SharedSubscriptionAvailable(flag) => out.put_u8(u8::from(flag)),
-        Property::MaximumQoS(qos) => out.put_u8(qos.as_u8()),
-        Property::ServerKeepAlive(value) | Property::TopicAliasMaximum(value) => {
-            out.put_u16(value);
-        }
-        Property::ReceiveMaximum(value) | Property::TopicAlias(value) => out.put_u16(value.get()),
-        Property::MessageExpiryInterval(value)
-        | Property::SessionExpiryInterval(value)
-        | Property::WillDelayInterval(value) => out.put_u32(value),
-        Property::MaximumPacketSize(value) => out.put_u32(value.get()),
-        Property::SubscriptionIdentifier(value) => put_variable(out, value),
-        Property::ContentType(text)
-        | Property::ResponseTopic(text)
-        | Property::AssignedClientIdentifier(text)
-        | Property::AuthenticationMethod(text)
-        | Property::ResponseInformation(text)
-        | Property::ServerReference(text)
-        | Property::ReasonString(text) => put_field(out, text.as_bytes()),
-        Property::CorrelationData(bytes) | Property::AuthenticationData(bytes) => {
-            put_field(out, bytes);
-        }
-        Property::UserProperty(name, value) => {
-            put_field(out, name.as_bytes());
-            put_field(out, value.as_bytes());
-        }
-    }
-}
-
-/// Properties as they will be written: all of them, or some left out to fit the peer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Section<'a> {
-    raw: RawProperties<'a>,
-    /// Mask of identifiers left out.
-    dropped: u64,
-    len: usize,
-}
-
-impl<'a> Section<'a> {
-    /// All of `raw`, which must belong in `scope`.
-    #[inline]
-    pub(crate) fn new(raw: RawProperties<'a>, scope: PropertyScope) -> Result<Self, EncodeError> {
-        raw.check(scope)?;
-        Ok(Self {
-            raw,
-            dropped: 0,
-            len: raw.bytes.len(),
-        })
-    }
-
-    /// As [`Section::new`]; 3.1.1 has no properties, so nothing is checked there.
-    #[inline]
-    pub(crate) fn for_version(
-        version: Version,
-        raw: RawProperties<'a>,
-        scope: PropertyScope,
-    ) -> Result<Self, EncodeError> {
-        match version {
-            Version::V311 => Self::new(RawProperties::EMPTY, scope),
-            Version::V5 => Self::new(raw, scope),
-        }
-    }
-
-    #[inline]
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Size with the length prefix, or 0 in 3.1.1.
-    #[inline]
-    pub(crate) const fn len_in(&self, version: Version) -> usize {
-        match version {
-            Version::V311 => 0,
-            Version::V5 => self.total_len(),
-        }
-    }
-
-    /// Writes the section, or nothing in 3.1.1.
-    #[inline]
-    pub(crate) fn put_in(&self, version: Version, out: &mut BytesMut) {
-        if version == Version::V5 {
-            self.put(out);
-        }
-    }
-
-    /// Size with the length prefix.
-    #[inline]
-    pub(crate) const fn total_len(&self) -> usize {
-        variable_len(self.len) + self.len
-    }
-
-    pub(crate) fn without_user_properties(self) -> Self {
-        self.without(PropertyId::UserProperty)
-    }
-
-    pub(crate) fn without_reason_string(self) -> Self {
-        self.without(PropertyId::ReasonString)
-    }
-
-    fn without(mut self, id: PropertyId) -> Self {
-        if self.raw.contains(id) && self.dropped & id.bit() == 0 {
-            self.dropped |= id.bit();
-            self.len = self
-                .kept()
-                .map(|property| 1 + value_len(&property).unwrap_or(0))
-                .sum();
-        }
-        self
-    }
-
-    fn kept(&self) -> impl Iterator<Item = Property<'a>> + use<'a> {
-        let dropped = self.dropped;
-        self.raw
-            .iter()
-            .filter(move |property| property.id().bit() & dropped == 0)
-    }
-
-    /// Writes length prefix and properties.
-    #[inline]
-    pub(crate) fn put(&self, out: &mut BytesMut) {
-        put_variable(out, self.len as u32);
-        if self.dropped == 0 {
-            out.put_slice(self.raw.bytes);
-        } else {
-            for property in self.kept() {
-                put(out, &property);
-            }
-        }
     }
 }

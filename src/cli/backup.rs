@@ -1,0 +1,185 @@
+//! `tidegate backup`: everything the gateway knows, in one file.
+//!
+//! A tar archive: what it is, the database as of one moment, the master key unless it is kept
+//! elsewhere, and the certificates. Whoever has it can pose as the gateway and as every device.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Context, Ended, state::DATABASE};
+use crate::{
+    clock::system_now,
+    config::Config,
+    control::{Code, Problem},
+    store::backup::{BackupError, backup},
+};
+
+/// Arguments of `tidegate backup`.
+#[derive(Debug, clap::Args)]
+pub(super) struct BackupArgs {
+    /// The file to write; it must not exist
+    file: PathBuf,
+}
+
+/// The archive's first entry.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Manifest {
+    /// Counted up when the archive's layout changes.
+    pub(super) format: u32,
+    pub(super) version: String,
+    /// Milliseconds since 1970.
+    pub(super) created_at: u64,
+}
+
+pub(super) const FORMAT: u32 = 1;
+pub(super) const MANIFEST: &str = "tidegate-backup.json";
+pub(super) const MASTER_KEY: &str = "master.key";
+pub(super) const PKI: &str = "pki";
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Done {
+    file: PathBuf,
+    bytes: u64,
+    /// Messages in the log.
+    messages: u64,
+    /// False: it is kept elsewhere (a credential, `master_key_file`) and must be kept safe there.
+    master_key: bool,
+}
+
+pub(super) fn run(context: &Context, args: &BackupArgs) -> Ended {
+    let loaded = context.load()?;
+    let done = write(&loaded.config, &args.file)?;
+    context.output.answer(&done, |done| {
+        let mut text = format!(
+            "{} ({} bytes, {} messages).\n",
+            done.file.display(),
+            done.bytes,
+            done.messages
+        );
+        text.push_str("It holds the gateway's keys: keep it where nobody else can read it.\n");
+        if !done.master_key {
+            text.push_str("The master key is kept elsewhere and is not in it: keep that too.\n");
+        }
+        text
+    })?;
+    Ok(())
+}
+
+pub(super) fn io_problem(path: &Path, error: &io::Error) -> Problem {
+    let (code, remedy) = match error.kind() {
+        io::ErrorKind::PermissionDenied => (Code::Denied, "use sudo, or choose another place"),
+        io::ErrorKind::NotFound => (Code::NotFound, "mend the path"),
+        io::ErrorKind::AlreadyExists => (Code::Conflict, "choose another name"),
+        _ => (
+            Code::Io,
+            "check that there is space, and that the disk is sound",
+        ),
+    };
+    Problem::new(code, format!("{}: {error}", path.display()), remedy)
+}
+
+pub(super) fn store_problem(error: &BackupError) -> Problem {
+    let code = match error {
+        BackupError::Io { .. } | BackupError::Sql { .. } => Code::Io,
+        BackupError::Exists { .. } | BackupError::NotEmpty { .. } => Code::Conflict,
+        BackupError::InUse { .. } => Code::InUse,
+        BackupError::Damaged { .. } => Code::Damaged,
+    };
+    Problem::of(code, error)
+}
+
+/// A file that goes when this does, unless it is kept.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn write(config: &Config, file: &Path) -> Result<Done, Problem> {
+    let state_dir = &config.state_dir;
+    let database = state_dir.join(DATABASE);
+    if !database.exists() {
+        let message = format!("there is nothing to back up in {}", state_dir.display());
+        let remedy = "name the gateway's configuration with --config";
+        return Err(Problem::new(Code::NotFound, message, remedy));
+    }
+    if file.exists() {
+        let message = format!("{} exists", file.display());
+        return Err(Problem::new(
+            Code::Conflict,
+            message,
+            "choose another name, or remove it first",
+        ));
+    }
+    let beside = |suffix: &str| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let partial = Temporary(beside(".partial"));
+    let mut options = OpenOptions::new();
+    let out = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&partial.0)
+        .map_err(|error| io_problem(&partial.0, &error))?;
+    let copy = Temporary(beside(".db"));
+    let contents = backup(&database, &copy.0, |_, _| {}).map_err(|error| store_problem(&error))?;
+    let failed = |error: io::Error| io_problem(file, &error);
+    let master_key = archive(config, &copy.0, out).map_err(failed)?;
+    fs::hard_link(&partial.0, file).map_err(failed)?;
+    let bytes = fs::metadata(file).map_err(failed)?.len();
+    Ok(Done {
+        file: file.to_owned(),
+        bytes,
+        messages: contents.messages,
+        master_key,
+    })
+}
+
+/// Writes the archive to disk; says whether the master key is in it.
+fn archive(config: &Config, copy: &Path, out: File) -> io::Result<bool> {
+    let mut tar = tar::Builder::new(io::BufWriter::new(out));
+    tar.follow_symlinks(false);
+    let manifest = Manifest {
+        format: FORMAT,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        created_at: system_now().0,
+    };
+    let manifest = serde_json::to_vec(&manifest)?;
+    let mut header = tar::Header::new_gnu();
+    header.set_size(u64::try_from(manifest.len()).unwrap_or(u64::MAX));
+    header.set_mode(0o600);
+    header.set_mtime(system_now().seconds());
+    tar.append_data(&mut header, MANIFEST, &*manifest)?;
+    tar.append_path_with_name(copy, DATABASE)?;
+    let master = config.state_dir.join(MASTER_KEY);
+    let master_key = config.master_key_file.is_none() && master.is_file();
+    if master_key {
+        tar.append_path_with_name(&master, MASTER_KEY)?;
+    }
+    let pki = config
+        .pki
+        .dir
+        .clone()
+        .unwrap_or_else(|| config.state_dir.join(PKI));
+    if pki.is_dir() {
+        tar.append_dir_all(PKI, &pki)?;
+    }
+    let mut out = tar.into_inner()?;
+    out.flush()?;
+    out.into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .sync_all()?;
+    Ok(master_key)
+}

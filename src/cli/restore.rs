@@ -1,0 +1,226 @@
+//! `tidegate restore`: a gateway's state from a backup.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Component, Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use super::{
+    Context, Ended,
+    backup::{FORMAT, MANIFEST, MASTER_KEY, Manifest, PKI, io_problem, store_problem},
+    output::moment,
+    state::DATABASE,
+};
+use crate::{
+    config::Config,
+    control::{Code, Problem},
+    store::backup::restore,
+};
+
+/// Certificates and keys are small; so is what says what the archive is.
+const MAX_SMALL_BYTES: u64 = 1 << 20;
+/// Entries of a folder of certificates: one per certificate ever issued, and some.
+const MAX_ENTRIES: usize = 1_000_000;
+
+/// Arguments of `tidegate restore`.
+#[derive(Debug, clap::Args)]
+pub(super) struct RestoreArgs {
+    /// The file that backup wrote
+    file: PathBuf,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Done {
+    state_dir: PathBuf,
+    created_at: u64,
+    /// Messages in the log.
+    messages: u64,
+}
+
+pub(super) fn run(context: &Context, args: &RestoreArgs) -> Ended {
+    let loaded = context.load()?;
+    let done = put_back(&loaded.config, &args.file)?;
+    context.output.answer(&done, |done| {
+        format!(
+            "{} is as it was at {} ({} messages). What was delivered since is delivered again.",
+            done.state_dir.display(),
+            moment(done.created_at),
+            done.messages
+        )
+    })?;
+    Ok(())
+}
+
+/// The folder an archive is unpacked in before anything of it is believed.
+struct Unpacked(PathBuf);
+
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn put_back(config: &Config, file: &Path) -> Result<Done, Problem> {
+    let state_dir = &config.state_dir;
+    let pki = config
+        .pki
+        .dir
+        .clone()
+        .unwrap_or_else(|| state_dir.join(PKI));
+    let (database, master) = (state_dir.join(DATABASE), state_dir.join(MASTER_KEY));
+    for path in [&database, &master, &pki] {
+        if path.exists() {
+            return Err(Problem::new(
+                Code::Conflict,
+                format!("{} is there already and is not overwritten", path.display()),
+                "stop the gateway and move its state away first",
+            ));
+        }
+    }
+    let archive = File::open(file).map_err(|error| io_problem(file, &error))?;
+    let failed = |error: io::Error| io_problem(state_dir, &error);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)
+        .map_err(failed)?;
+    let unpacked = Unpacked(state_dir.join("restore.partial"));
+    if unpacked.0.exists() {
+        fs::remove_dir_all(&unpacked.0).map_err(failed)?;
+    }
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&unpacked.0)
+        .map_err(failed)?;
+    let manifest = unpack(archive, &unpacked.0).map_err(|error| match error {
+        Unusable::Io(error) => io_problem(file, &error),
+        Unusable::Not(why) => {
+            let message = format!("{} is no backup of a gateway: {why}", file.display());
+            Problem::new(
+                Code::Damaged,
+                message,
+                "use a file that tidegate backup wrote",
+            )
+        }
+    })?;
+    // The database comes last: with it the state is there, without it there is none.
+    let mut placed = Vec::new();
+    let result = [(MASTER_KEY, &master), (PKI, &pki)]
+        .into_iter()
+        .filter(|(name, _)| unpacked.0.join(name).exists())
+        .try_for_each(|(name, to)| {
+            fs::rename(unpacked.0.join(name), to).map_err(|error| io_problem(to, &error))?;
+            placed.push(to.clone());
+            Ok(())
+        })
+        .and_then(|()| {
+            restore(&unpacked.0.join(DATABASE), &database, false)
+                .map_err(|error| store_problem(&error))
+        });
+    match result {
+        Ok(contents) => Ok(Done {
+            state_dir: state_dir.clone(),
+            created_at: manifest.created_at,
+            messages: contents.messages,
+        }),
+        Err(problem) => {
+            for path in placed {
+                // Back into the folder that goes; what fails here is said by the next try.
+                let _ = fs::rename(&path, unpacked.0.join(path.file_name().unwrap_or_default()));
+            }
+            Err(problem)
+        }
+    }
+}
+
+enum Unusable {
+    Io(io::Error),
+    Not(String),
+}
+
+impl From<io::Error> for Unusable {
+    fn from(error: io::Error) -> Self {
+        // Not of the file system: the archive's own text.
+        if error.raw_os_error().is_none() {
+            Self::Not(error.to_string())
+        } else {
+            Self::Io(error)
+        }
+    }
+}
+
+/// Unpacks only what a backup has: plain files of these names, in this order. Nothing in an archive
+/// decides about modes, owners, links or places outside `into`.
+fn unpack(archive: File, into: &Path) -> Result<Manifest, Unusable> {
+    let not = |why: &str| Unusable::Not(why.to_owned());
+    let mut archive = tar::Archive::new(io::BufReader::new(archive));
+    let mut entries = archive.entries()?;
+    let mut first = entries.next().ok_or_else(|| not("it is empty"))??;
+    if first.path()? != Path::new(MANIFEST) || first.size() > MAX_SMALL_BYTES {
+        return Err(not("it does not begin as one"));
+    }
+    let mut text = Vec::new();
+    first.read_to_end(&mut text)?;
+    let manifest: Manifest =
+        serde_json::from_slice(&text).map_err(|error| Unusable::Not(error.to_string()))?;
+    if manifest.format != FORMAT {
+        return Err(Unusable::Not(format!(
+            "it is of format {}, written by tidegate {}; this one reads format {FORMAT}",
+            manifest.format, manifest.version
+        )));
+    }
+    let mut database = false;
+    for (count, entry) in entries.enumerate() {
+        let mut entry = entry?;
+        let path = entry.path()?.into_owned();
+        let shown = path.display();
+        let plain = path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        let in_pki = path.starts_with(PKI);
+        let is_database = path == Path::new(DATABASE);
+        let known = is_database || in_pki || path == Path::new(MASTER_KEY);
+        if !plain || !known || count >= MAX_ENTRIES {
+            return Err(Unusable::Not(format!("{shown:?} has no place in it")));
+        }
+        let to = into.join(&path);
+        match entry.header().entry_type() {
+            tar::EntryType::Directory if in_pki => {
+                DirBuilder::new().recursive(true).mode(0o700).create(&to)?;
+            }
+            tar::EntryType::Regular => {
+                if !is_database && entry.size() > MAX_SMALL_BYTES {
+                    return Err(Unusable::Not(format!("{shown:?} is too large")));
+                }
+                let mut options = OpenOptions::new();
+                let mut file = options.write(true).create_new(true).mode(0o600).open(&to)?;
+                let expected = entry.size();
+                if io::copy(&mut entry, &mut file)? != expected {
+                    return Err(not("it is cut short"));
+                }
+                file.sync_all()?;
+                database |= is_database;
+            }
+            // What a folder of certificates is linked with is made anew.
+            _ => {
+                return Err(Unusable::Not(format!(
+                    "{shown:?} is neither file nor folder"
+                )));
+            }
+        }
+    }
+    if database {
+        Ok(manifest)
+    } else {
+        Err(not("it holds no database"))
+    }
+}
+
+#[cfg(test)]
+#[path = "restore_tests.rs"]
+mod tests;

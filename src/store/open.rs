@@ -1,0 +1,332 @@
+//! Opening the database: one process at a time, the right file, the right version, not damaged; then
+//! what is kept in memory is read.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+
+use super::{
+    Checkpointer, OpenError, Store, StoreError, StoreMetrics, Writer, api, checkpoint, db, outbox,
+    schema, seen, un, writer,
+};
+use crate::{clock::UnixMillis, config::Config, envelope::DigestKey, replay::HashKey};
+
+/// How the store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The database file; its WAL and lock live beside it.
+    pub path: PathBuf,
+    pub disk_budget_bytes: u64,
+    pub when_full: crate::config::WhenFull,
+    /// Time to gather more requests before a commit, on top of what [`super::gather`] decides.
+    pub commit_delay: Duration,
+    pub freshness: Duration,
+    pub max_age: Option<Duration>,
+}
+
+impl Options {
+    /// What the configuration says, for the database at `path`.
+    #[must_use]
+    pub fn new(config: &Config, path: PathBuf) -> Self {
+        Self {
+            path,
+            disk_budget_bytes: config.storage.disk_budget.as_u64(),
+            when_full: config.storage.when_full,
+            commit_delay: config.storage.commit_delay,
+            freshness: config.verification.freshness,
+            max_age: config.storage.max_age,
+        }
+    }
+}
+
+/// An open store and the bodies of its two threads.
+#[derive(Debug)]
+pub struct Opened {
+    pub store: Store,
+    pub writer: Writer,
+    pub checkpointer: Checkpointer,
+}
+
+/// Says in the file's header that it is one of ours: "TIDE".
+const APPLICATION_ID: i32 = 0x5449_4445;
+
+/// Page cache of the writer, KiB (negative to SQLite): inner pages, and what one group dirties.
+const WRITER_CACHE_KIB: i64 = -8_192;
+
+/// The log that only unsealed replay state holds back, as a share of the disk budget, at most this.
+const UNSEALED_MAX: u64 = 8 << 20;
+const UNSEALED_SHARE: u64 = 32;
+
+/// What only the store's own parts need to know of how it was opened.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) options: Options,
+    /// Bytes of WAL at which a checkpoint is to finish it; the hard limit is four times as much.
+    pub(super) wal_target: u64,
+    pub(super) wal_path: PathBuf,
+}
+
+impl Store {
+    /// Opens or creates the database, migrates it, and starts nothing: [`Writer::run`] and
+    /// [`Checkpointer::run`] are thread bodies. Nothing is stored before the writer runs.
+    ///
+    /// # Errors
+    /// [`OpenError`]: in use, of a newer version, damaged, another program's, or the system's reasons.
+    pub fn open(
+        options: &Options,
+        metrics: Arc<StoreMetrics>,
+        now: UnixMillis,
+    ) -> Result<Opened, OpenError> {
+        let path = &options.path;
+        let sql = |source| sql_error(path, source);
+        let lock = lock(path)?;
+        inspect(path)?;
+        let mut conn = connect(path).map_err(sql)?;
+        let found: i64 = conn
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(sql)?;
+        if found > schema::newest() {
+            return Err(OpenError::FromTheFuture {
+                path: path.clone(),
+                found,
+                known: schema::newest(),
+            });
+        }
+        schema::migrate(&mut conn, found).map_err(sql)?;
+        let meta = Meta::load(&mut conn, now).map_err(sql)?;
+
+        let store = |error| store_error(path, error);
+        let unsealed_max =
+            (options.disk_budget_bytes / UNSEALED_SHARE).clamp(1 << 16, UNSEALED_MAX);
+        let (memory, unsealed_bytes) = seen::load(
+            &conn,
+            meta.replay_key,
+            options.freshness.as_secs(),
+            unsealed_max,
+        )
+        .map_err(store)?;
+        let upstreams = outbox::Upstreams::load(&conn).map_err(store)?;
+
+        let settings = Settings {
+            options: options.clone(),
+            wal_target: (options.disk_budget_bytes / 16).clamp(1 << 20, 32 << 20),
+            wal_path: wal_of(path),
+        };
+        metrics.disk_budget_bytes.set(options.disk_budget_bytes);
+        let (inner, requests) = api::Inner::new(
+            &settings,
+            &meta,
+            upstreams.clone(),
+            Arc::clone(&metrics),
+            lock,
+        );
+        let signal = checkpoint::signal();
+        let checkpointer =
+            Checkpointer::new(path.clone(), &settings, signal.1, Arc::clone(&metrics));
+        let finish = checkpointer.finish();
+        let writer = Writer::new(writer::Parts {
+            conn,
+            settings,
+            requests,
+            inner: Arc::clone(&inner),
+            memory,
+            upstreams,
+            unsealed_bytes,
+            highest_time: meta.highest_time,
+            metrics,
+            checkpoints: signal.0,
+            finish,
+        });
+        Ok(Opened {
+            store: Store::from(inner),
+            writer,
+            checkpointer,
+        })
+    }
+}
+
+/// What the `meta` table holds.
+#[derive(Clone, Debug)]
+pub(super) struct Meta {
+    pub(super) id: [u8; 16],
+    pub(super) digest_key: DigestKey,
+    replay_key: HashKey,
+    pub(super) highest_time: UnixMillis,
+}
+
+impl Meta {
+    fn load(conn: &mut Connection, now: UnixMillis) -> rusqlite::Result<Self> {
+        let transaction = conn.transaction()?;
+        let meta = Self {
+            id: key(&transaction, "id")?,
+            digest_key: DigestKey(key(&transaction, "digest_key")?),
+            replay_key: HashKey(key(&transaction, "replay_key")?),
+            highest_time: highest_time(&transaction)?,
+        };
+        if meta.highest_time == UnixMillis::default() {
+            // A new database believes the time it is made at as little as any other: no floor yet.
+            tracing::info!(now = now.0, "new database");
+        }
+        transaction.commit()?;
+        Ok(meta)
+    }
+}
+
+/// A random value that is made once and stays.
+fn key(conn: &Connection, name: &str) -> rusqlite::Result<[u8; 16]> {
+    conn.execute(
+        "INSERT OR IGNORE INTO meta (key, value) VALUES (?1, randomblob(16))",
+        [name],
+    )?;
+    conn.query_row("SELECT value FROM meta WHERE key = ?1", [name], |row| {
+        row.get(0)
+    })
+}
+
+fn highest_time(conn: &Connection) -> rusqlite::Result<UnixMillis> {
+    let time: Option<i64> = conn
+        .query_row(
+            "SELECT value FROM meta WHERE key = 'highest_time'",
+            [],
+            |row| row.get(0),
+        )
+        .optional()?;
+    Ok(UnixMillis(un(time.unwrap_or(0))))
+}
+
+pub(super) fn save_highest_time(conn: &Connection, time: UnixMillis) -> rusqlite::Result<()> {
+    conn.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES ('highest_time', ?1)")?
+        .execute(params![db(time.0)])?;
+    Ok(())
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = Connection::open(path)?;
+    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.set_prepared_statement_cache_capacity(64);
+    let empty = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+        row.get::<_, i64>(0)
+    })? == 0;
+    if empty {
+        conn.pragma_update(None, "application_id", APPLICATION_ID)?;
+    }
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    // Power cuts: every commit is synced. Checkpoints are the checkpointer's.
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    conn.pragma_update(None, "foreign_keys", true)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    conn.pragma_update(None, "cache_size", WRITER_CACHE_KIB)?;
+    Ok(conn)
+}
+
+/// Takes the lock that keeps a second gateway from opening the same state; held until the file is
+/// closed, which the system does when a process dies.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let io = |source| OpenError::Io {
+        path: folder.to_owned(),
+        source,
+    };
+    std::fs::create_dir_all(folder).map_err(io)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join("tidegate.lock"))
+        .map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(TryLockError::Error(error)) => Err(io(error)),
+    }
+}
+
+/// Cheap checks of the file itself; everything deeper is checked when it is read (segments and pages
+/// carry checksums) or by [`super::backup::verify`], which reads all of it.
+fn inspect(path: &Path) -> Result<(), OpenError> {
+    const MAGIC: &[u8] = b"SQLite format 3\0";
+    let damaged = |detail: &str| OpenError::Damaged {
+        path: path.to_owned(),
+        detail: detail.to_owned(),
+    };
+    let io = |source| OpenError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io(error)),
+    };
+    let length = file.metadata().map_err(io)?.len();
+    if length == 0 {
+        return Ok(());
+    }
+    let mut header = [0; 100];
+    if file.read_exact(&mut header).is_err() {
+        return Err(damaged("it is shorter than a database's header"));
+    }
+    let number = |from: usize| {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&header[from..from + 4]);
+        u32::from_be_bytes(bytes)
+    };
+    if !header.starts_with(MAGIC) {
+        return Err(damaged("it does not begin as a database does"));
+    }
+    let foreign = number(68) != APPLICATION_ID.cast_unsigned();
+    // A process that died while it made the file may have left everything in the WAL.
+    let wal = std::fs::metadata(wal_of(path)).map_or(0, |wal| wal.len());
+    if foreign && wal == 0 {
+        return Err(OpenError::Foreign {
+            path: path.to_owned(),
+        });
+    }
+    let page = match u64::from(number(16) >> 16) {
+        1 => 65_536,
+        size => size,
+    };
+    let expected = u64::from(number(28)) * page;
+    if length < expected && wal == 0 {
+        return Err(damaged(&format!("it has {length} of {expected} bytes")));
+    }
+    Ok(())
+}
+
+pub(super) fn wal_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    PathBuf::from(name)
+}
+
+fn sql_error(path: &Path, source: rusqlite::Error) -> OpenError {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => OpenError::Damaged {
+            path: path.to_owned(),
+            detail: source.to_string(),
+        },
+        _ => OpenError::Sql {
+            path: path.to_owned(),
+            source,
+        },
+    }
+}
+
+fn store_error(path: &Path, error: StoreError) -> OpenError {
+    match error {
+        StoreError::Sql(source) => sql_error(path, source),
+        other => OpenError::Damaged {
+            path: path.to_owned(),
+            detail: other.to_string(),
+        },
+    }
+}
