@@ -157,7 +157,12 @@ mod tests {
     fn requests_are_told_apart() {
         assert_eq!(ask(r#"{"action":"reboot"}"#), Ok(Request::Reboot));
         assert_eq!(ask(r#"{"action":"report"}"#), Ok(Request::Report));
-        for other in [r#"{"action":"led","value":80}"#, r#""turn_on""#, "{}", "null"] {
+        for other in [
+            r#"{"action":"led","value":80}"#,
+            r#""turn_on""#,
+            "{}",
+            "null",
+        ] {
             assert_eq!(ask(other), Ok(Request::ForProfile));
         }
     }
@@ -165,7 +170,10 @@ mod tests {
     #[test]
     fn renewal_replaces_what_is_given_and_nothing_else() {
         let pair = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new([]).unwrap().self_signed(&pair).unwrap();
+        let certificate = CertificateParams::new([])
+            .unwrap()
+            .self_signed(&pair)
+            .unwrap();
         let (der, pkcs8) = (certificate.der().to_vec(), pair.serialize_der());
         let text = format!(
             r#"{{"action":"credentials","certificate":"{}","key":"{}","root":"{0}","secret":"0123456789abcdef"}}"#,
@@ -182,7 +190,11 @@ mod tests {
         let key = p256::SecretKey::from_slice(set.key.as_slice()).unwrap();
         let public = p256::ecdsa::VerifyingKey::from(p256::ecdsa::SigningKey::from(key));
         let public = public.to_encoded_point(false);
-        assert_eq!(pair.public_key_raw(), public.as_bytes(), "the key of that certificate");
+        assert_eq!(
+            pair.public_key_raw(),
+            public.as_bytes(),
+            "the key of that certificate"
+        );
     }
 
     #[test]
@@ -193,9 +205,18 @@ mod tests {
             (r#","secret":"short""#.into(), InvalidRenewal::Secret),
             (r#","secret":1"#.into(), InvalidRenewal::Secret),
             (r#","key":"!""#.into(), InvalidRenewal::Base64("key")),
-            (format!(r#","key":"{short}""#), InvalidRenewal::Base64("key")),
-            (format!(r#","certificate":"{short}""#), InvalidRenewal::Base64("certificate")),
-            (format!(r#","root":"{short}""#), InvalidRenewal::Base64("root")),
+            (
+                format!(r#","key":"{short}""#),
+                InvalidRenewal::Base64("key"),
+            ),
+            (
+                format!(r#","certificate":"{short}""#),
+                InvalidRenewal::Base64("certificate"),
+            ),
+            (
+                format!(r#","root":"{short}""#),
+                InvalidRenewal::Base64("root"),
+            ),
         ] {
             let text = format!(r#"{{"action":"credentials"{members}}}"#);
             assert_eq!(ask(&text), Err(expected), "{text}");

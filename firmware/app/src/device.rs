@@ -196,7 +196,11 @@ impl<B: Board, A: Actuators> Device<B, A> {
     }
 
     /// Takes readings for ever.
-    async fn sense(&self, mut sensors: impl Sensors, interval: Duration) -> core::convert::Infallible {
+    async fn sense(
+        &self,
+        mut sensors: impl Sensors,
+        interval: Duration,
+    ) -> core::convert::Infallible {
         let mut next = self.now();
         let mut fault = None;
         loop {

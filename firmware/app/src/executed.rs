@@ -93,7 +93,13 @@ impl Executed {
 
     /// Judges a command whose signature and freshness were checked, and claims a slot for it,
     /// which [`write`](Self::write) then makes durable.
-    pub fn admit(&mut self, id: MessageId, timestamp: u64, now: u64, tolerance_s: u64) -> Admission {
+    pub fn admit(
+        &mut self,
+        id: MessageId,
+        timestamp: u64,
+        now: u64,
+        tolerance_s: u64,
+    ) -> Admission {
         if let Some(entry) = self.entries.iter().flatten().find(|entry| entry.id == id) {
             return Admission::Again(entry.progress);
         }
@@ -189,11 +195,17 @@ mod tests {
     fn a_lost_record_takes_only_what_was_signed_after() {
         let mut executed = Executed::default();
         executed.lost();
-        assert_eq!(executed.admit(id(1), NOW, NOW, TOLERANCE), Admission::Unknown);
+        assert_eq!(
+            executed.admit(id(1), NOW, NOW, TOLERANCE),
+            Admission::Unknown
+        );
         executed.time_is(NOW, TOLERANCE);
         executed.time_is(NOW - 900, TOLERANCE);
         let later = NOW + TOLERANCE + 1;
-        assert_eq!(executed.admit(id(1), NOW + TOLERANCE, NOW, TOLERANCE), Admission::Unknown);
+        assert_eq!(
+            executed.admit(id(1), NOW + TOLERANCE, NOW, TOLERANCE),
+            Admission::Unknown
+        );
         assert!(matches!(
             executed.admit(id(2), later, later, TOLERANCE),
             Admission::Execute(_)
@@ -209,7 +221,10 @@ mod tests {
                 Admission::Execute(_)
             ));
         }
-        assert_eq!(executed.admit(id(99), NOW, NOW + TOLERANCE, TOLERANCE), Admission::Full);
+        assert_eq!(
+            executed.admit(id(99), NOW, NOW + TOLERANCE, TOLERANCE),
+            Admission::Full
+        );
         assert!(matches!(
             executed.admit(id(99), NOW, NOW + TOLERANCE + 1, TOLERANCE),
             Admission::Execute(_)

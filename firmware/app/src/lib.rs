@@ -65,7 +65,11 @@ fn text<'b>(buffer: &'b mut [u8], arguments: core::fmt::Arguments<'_>) -> &'b st
                 to.copy_from_slice(from);
                 self.1 += len;
             }
-            if len < text.len() { Err(core::fmt::Error) } else { Ok(()) }
+            if len < text.len() {
+                Err(core::fmt::Error)
+            } else {
+                Ok(())
+            }
         }
     }
     let mut cursor = Cursor(buffer, 0);

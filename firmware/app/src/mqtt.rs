@@ -51,7 +51,9 @@ pub enum SessionError {
     #[error("packet could not be written ({0:?}): this is a bug")]
     Encode(EncodeError),
     /// The gateway does not let the device in.
-    #[error("gateway refused the connection ({0:?}): check the registry and the device's certificate")]
+    #[error(
+        "gateway refused the connection ({0:?}): check the registry and the device's certificate"
+    )]
     Refused(ReasonCode),
     /// The gateway said goodbye.
     #[error("gateway closed the session ({0:?})")]
@@ -338,7 +340,8 @@ impl Session {
         if let Some(max) = properties.maximum_packet_size() {
             self.peer.max_packet_size = max.get();
         }
-        let topics = [Channel::Command, Channel::Response].map(|channel| channel.topic(&self.device));
+        let topics =
+            [Channel::Command, Channel::Response].map(|channel| channel.topic(&self.device));
         let subscriptions = [&topics[0], &topics[1]].map(|topic| Subscription {
             filter: topic,
             qos: QoS::AtLeastOnce,
@@ -388,7 +391,9 @@ impl Session {
 
     fn message<'b>(&self, publish: &Publish<'b>) -> Result<Event<'b>, SessionError> {
         if publish.qos == QoS::ExactlyOnce {
-            return Err(SessionError::Protocol("it sent QoS 2 to a QoS 1 subscription"));
+            return Err(SessionError::Protocol(
+                "it sent QoS 2 to a QoS 1 subscription",
+            ));
         }
         Ok(match tidegate_wire::topic::parse(publish.topic) {
             Some((device, channel)) if device == self.device.as_str() => Event::Message {

@@ -142,7 +142,10 @@ mod tests {
     const BEFORE: u64 = 60;
     const ROUNDS: u64 = 80;
 
-    async fn fill(flash: MemoryFlash, rounds: core::ops::RangeInclusive<u64>) -> Result<(), StateError> {
+    async fn fill(
+        flash: MemoryFlash,
+        rounds: core::ops::RangeInclusive<u64>,
+    ) -> Result<(), StateError> {
         let mut state = State::open(flash).await?;
         for round in rounds {
             state.set_number(key::TIME, round).await?;

@@ -156,7 +156,9 @@ struct Exchange<'a, N> {
 
 impl<N: Network> NtpUdpSocket for Exchange<'_, N> {
     async fn send_to(&self, bytes: &[u8], _: SocketAddr) -> sntpc::Result<usize> {
-        let request = bytes.try_into().map_err(|_| sntpc::Error::IncorrectPayload)?;
+        let request = bytes
+            .try_into()
+            .map_err(|_| sntpc::Error::IncorrectPayload)?;
         self.request.set(request);
         Ok(bytes.len())
     }

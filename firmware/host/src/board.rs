@@ -126,7 +126,10 @@ impl Clock for HostClock {
 pub struct HostRandom;
 
 impl Random for HostRandom {
-    #[expect(clippy::expect_used, reason = "without randomness there is nothing safe to go on with")]
+    #[expect(
+        clippy::expect_used,
+        reason = "without randomness there is nothing safe to go on with"
+    )]
     fn fill(&self, bytes: &mut [u8]) {
         aws_lc_rs::rand::fill(bytes).expect("the operating system has random numbers");
     }

@@ -148,7 +148,10 @@ impl Bundle {
             path: self.device_id.clone().into(),
             what,
         };
-        let certificate = self.chain.first().ok_or_else(|| part("certificate is missing"))?;
+        let certificate = self
+            .chain
+            .first()
+            .ok_or_else(|| part("certificate is missing"))?;
         Ok(Credentials {
             wifi,
             device_id: self
@@ -157,7 +160,8 @@ impl Bundle {
                 .try_into()
                 .map_err(|_| part("device id has characters it may not have"))?,
             certificate: certificate.to_vec(),
-            key: private_key(self.key.secret_der()).ok_or_else(|| part("private key is not P-256"))?,
+            key: private_key(self.key.secret_der())
+                .ok_or_else(|| part("private key is not P-256"))?,
             roots: self.roots.iter().map(|root| root.to_vec()).collect(),
             secret: self.secret.clone().into(),
             gateway: Gateway::new(self.host.clone(), self.port),

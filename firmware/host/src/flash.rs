@@ -65,7 +65,8 @@ impl Flash {
             .mode(0o600)
             .open(path)?;
         let mut bytes = vec![0xff; pages * PAGE];
-        let len = usize::try_from(file.metadata()?.len()).map_or(bytes.len(), |len| len.min(bytes.len()));
+        let len =
+            usize::try_from(file.metadata()?.len()).map_or(bytes.len(), |len| len.min(bytes.len()));
         file.read_exact_at(&mut bytes[..len], 0)?;
         file.write_all_at(&bytes, 0)?;
         Ok(Self {
@@ -111,7 +112,10 @@ impl ReadNorFlash for Flash {
 
     async fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), FlashError> {
         let at = offset as usize;
-        let from = self.bytes.get(at..at + bytes.len()).ok_or(FlashError::Bounds)?;
+        let from = self
+            .bytes
+            .get(at..at + bytes.len())
+            .ok_or(FlashError::Bounds)?;
         bytes.copy_from_slice(from);
         Ok(())
     }
@@ -130,13 +134,19 @@ impl NorFlash for Flash {
         if !from.is_multiple_of(PAGE) || !to.is_multiple_of(PAGE) {
             return Err(FlashError::Bounds);
         }
-        self.bytes.get_mut(from..to).ok_or(FlashError::Bounds)?.fill(0xff);
+        self.bytes
+            .get_mut(from..to)
+            .ok_or(FlashError::Bounds)?
+            .fill(0xff);
         self.save(from, to - from)
     }
 
     async fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), FlashError> {
         let at = offset as usize;
-        let to = self.bytes.get_mut(at..at + bytes.len()).ok_or(FlashError::Bounds)?;
+        let to = self
+            .bytes
+            .get_mut(at..at + bytes.len())
+            .ok_or(FlashError::Bounds)?;
         for (to, from) in to.iter_mut().zip(bytes) {
             *to &= from;
         }

@@ -14,6 +14,7 @@ pub mod board;
 pub mod bundle;
 pub mod flash;
 pub mod live;
+pub mod load;
 pub mod log;
 pub mod pins;
 pub mod simulate;

@@ -45,7 +45,9 @@ pub async fn play(simulation: &Simulation) -> Result<(), SimulationError> {
     let raw = io::stdin().is_terminal().then(RawMode::enter);
     let keyboard = matches!(raw, Some(Ok(_)));
     if keyboard {
-        say("keys: \u{2190} \u{2192} potentiometer, space switch, \u{2191} \u{2193} temperature, q quit");
+        say(
+            "keys: \u{2190} \u{2192} potentiometer, space switch, \u{2191} \u{2193} temperature, q quit",
+        );
     }
     tokio::select! {
         ended = simulate(simulation, world.clone()) => match ended {
@@ -103,8 +105,12 @@ async fn keys(world: &Rc<World>) {
             KeyCode::Char('c') if modifiers.contains(KeyModifiers::CONTROL) => return,
             KeyCode::Left => world.potentiometer.set(pot.saturating_sub(TURN)),
             KeyCode::Right => world.potentiometer.set((pot + TURN).min(4095)),
-            KeyCode::Up => world.temperature.set((world.temperature.get() + 5).min(800)),
-            KeyCode::Down => world.temperature.set((world.temperature.get() - 5).max(-400)),
+            KeyCode::Up => world
+                .temperature
+                .set((world.temperature.get() + 5).min(800)),
+            KeyCode::Down => world
+                .temperature
+                .set((world.temperature.get() - 5).max(-400)),
             KeyCode::Char(' ') => {
                 world.press(true);
                 tokio::time::sleep(PRESS).await;

@@ -180,7 +180,13 @@ impl StatefulOutputPin for RelayInput {
     }
 
     fn is_set_low(&mut self) -> Result<bool, Infallible> {
-        Ok(self.world.relays.borrow().get(self.index).copied().unwrap_or(false))
+        Ok(self
+            .world
+            .relays
+            .borrow()
+            .get(self.index)
+            .copied()
+            .unwrap_or(false))
     }
 }
 

@@ -195,7 +195,12 @@ impl Credentials {
         };
         let number = |tag: u8, name| {
             field(tag)
-                .map(|value| value.try_into().map(u16::from_le_bytes).map_err(|_| Wrong(name)))
+                .map(|value| {
+                    value
+                        .try_into()
+                        .map(u16::from_le_bytes)
+                        .map_err(|_| Wrong(name))
+                })
                 .transpose()
         };
         if roots.is_empty() {
@@ -225,7 +230,9 @@ impl Credentials {
             device_id: text(tag::DEVICE_ID, "device id")?
                 .try_into()
                 .map_err(|_| Wrong("device id"))?,
-            certificate: field(tag::CERTIFICATE).ok_or(Missing("certificate"))?.to_vec(),
+            certificate: field(tag::CERTIFICATE)
+                .ok_or(Missing("certificate"))?
+                .to_vec(),
             key,
             roots,
             secret: Zeroizing::new(secret.to_vec()),
@@ -264,7 +271,11 @@ pub(crate) mod tests {
     fn what_is_encoded_is_decoded() {
         let mut set = sample(7);
         let bytes = set.encode();
-        assert_eq!(bytes.len(), set.encoded_len(), "the key was not copied about");
+        assert_eq!(
+            bytes.len(),
+            set.encoded_len(),
+            "the key was not copied about"
+        );
         assert_eq!(Credentials::decode(&bytes).unwrap(), set);
         set.wifi = None;
         set.gateway.ntp_port = 1123;

@@ -134,10 +134,7 @@ impl<F: NorFlash> Store<F> {
         self.trial = None;
         self.erase(index).await?;
         let start = offset(&self.flash, index);
-        for (at, part) in [
-            (BODY_AT, bytes.get(BODY_AT..)),
-            (0, bytes.get(..MARK_AT)),
-        ] {
+        for (at, part) in [(BODY_AT, bytes.get(BODY_AT..)), (0, bytes.get(..MARK_AT))] {
             self.flash
                 .write(start + at as u32, part.unwrap_or(&[]))
                 .await
@@ -323,7 +320,9 @@ mod tests {
 
     fn erased(flash: &MemoryFlash, half: usize) -> bool {
         let half_len = flash.capacity() / 2;
-        flash.bytes()[half * half_len..][..half_len].iter().all(|byte| *byte == ERASED)
+        flash.bytes()[half * half_len..][..half_len]
+            .iter()
+            .all(|byte| *byte == ERASED)
     }
 
     #[test]
@@ -375,7 +374,10 @@ mod tests {
             let mut store = Store::open(flash.clone()).await.unwrap();
             let mut large = sample(2);
             large.certificate = vec![0; flash.capacity()];
-            assert!(matches!(store.stage(large).await, Err(StoreError::TooLarge { .. })));
+            assert!(matches!(
+                store.stage(large).await,
+                Err(StoreError::TooLarge { .. })
+            ));
             assert_eq!(Store::open(flash).await.unwrap().active(), &sample(1));
         });
     }
@@ -393,7 +395,9 @@ mod tests {
             },
             |flash| {
                 wait(async {
-                    let mut store = Store::open(flash.clone()).await.expect("a valid set is left");
+                    let mut store = Store::open(flash.clone())
+                        .await
+                        .expect("a valid set is left");
                     let trial = store.trial().cloned();
                     if store.active() == &sample(2) {
                         seen[2] = true;

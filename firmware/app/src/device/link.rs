@@ -71,8 +71,12 @@ enum Lost {
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resolve => f.write_str("gateway's name is not known: check it and the network's DNS"),
-            Self::Connect => f.write_str("gateway cannot be reached: check its address, port and firewall"),
+            Self::Resolve => {
+                f.write_str("gateway's name is not known: check it and the network's DNS")
+            }
+            Self::Connect => {
+                f.write_str("gateway cannot be reached: check its address, port and firewall")
+            }
             Self::Timeout(what) | Self::Unreachable(what) => {
                 write!(f, "gateway did not answer in time ({what})")
             }
@@ -144,7 +148,15 @@ impl<B: Board, A: Actuators> Device<B, A> {
             };
             let up_since = Cell::new(None);
             let outcome = self
-                .attempt(&credentials, on_trial, attempt, &mut session, buffers, slots, &up_since)
+                .attempt(
+                    &credentials,
+                    on_trial,
+                    attempt,
+                    &mut session,
+                    buffers,
+                    slots,
+                    &up_since,
+                )
                 .await;
             session.disconnected();
             let held = up_since
@@ -161,14 +173,22 @@ impl<B: Board, A: Actuators> Device<B, A> {
                 }
                 Err(why) => log::warn!("{why}"),
             }
-            attempt = if up_since.get().is_some() && !on_trial { 0 } else { attempt + 1 };
+            attempt = if up_since.get().is_some() && !on_trial {
+                0
+            } else {
+                attempt + 1
+            };
             if self.restart.get() {
                 return;
             }
             let mut random = [0; 4];
             self.random.fill(&mut random);
             let wait = backoff.wait(u32::from_le_bytes(random));
-            log::info!("next attempt in {}.{:03} s", wait.as_secs(), wait.subsec_millis());
+            log::info!(
+                "next attempt in {}.{:03} s",
+                wait.as_secs(),
+                wait.subsec_millis()
+            );
             self.sleep(wait).await;
         }
     }
@@ -192,7 +212,10 @@ impl<B: Board, A: Actuators> Device<B, A> {
             None => self.set_time(ntp).await?,
         };
         let tcp = self
-            .within(CONNECT, self.network.connect(SocketAddr::new(address, gateway.port)))
+            .within(
+                CONNECT,
+                self.network.connect(SocketAddr::new(address, gateway.port)),
+            )
             .await
             .ok_or(Lost::Timeout("TCP"))?
             .map_err(|error| {
@@ -201,7 +224,10 @@ impl<B: Board, A: Actuators> Device<B, A> {
             })?;
         let wire = Wire::new(tcp);
         let mut connection = self
-            .within(HANDSHAKE, tls::open(&wire, buffers, credentials, &self.random, now))
+            .within(
+                HANDSHAKE,
+                tls::open(&wire, buffers, credentials, &self.random, now),
+            )
             .await
             .ok_or(Lost::Timeout("TLS handshake"))?
             .map_err(Lost::Handshake)?;
@@ -328,9 +354,14 @@ impl<B: Board, A: Actuators> Device<B, A> {
         credentials: &Credentials,
         key: &SigningKey,
     ) -> Option<alloc::vec::Vec<u8>> {
-        item.sign(&credentials.device_id, key, &self.wall.get(), self.seconds())
-            .inspect_err(|error| log::error!("{error}"))
-            .ok()
+        item.sign(
+            &credentials.device_id,
+            key,
+            &self.wall.get(),
+            self.seconds(),
+        )
+        .inspect_err(|error| log::error!("{error}"))
+        .ok()
     }
 
     async fn read<T: Read>(
@@ -371,12 +402,16 @@ impl<B: Board, A: Actuators> Device<B, A> {
     ) -> Result<(), Lost> {
         match event {
             Event::Connected { resumed } => {
-                log::info!("connected, session {}", if resumed { "resumed" } else { "new" });
+                log::info!(
+                    "connected, session {}",
+                    if resumed { "resumed" } else { "new" }
+                );
                 up_since.set(Some(self.now()));
             }
             Event::Settled(item, verdict) => {
                 self.settle(&item, verdict).await;
-                if matches!(verdict, Verdict::Accepted | Verdict::Known) && !up.proven.replace(true) {
+                if matches!(verdict, Verdict::Accepted | Verdict::Known) && !up.proven.replace(true)
+                {
                     self.proven(up, attempt, slots).await;
                 }
             }
@@ -401,7 +436,10 @@ impl<B: Board, A: Actuators> Device<B, A> {
             Event::Message {
                 body, packet_id, ..
             } => {
-                log::info!("response: {}", core::str::from_utf8(body).unwrap_or("(binary)"));
+                log::info!(
+                    "response: {}",
+                    core::str::from_utf8(body).unwrap_or("(binary)")
+                );
                 if let Some(packet_id) = packet_id {
                     up.session.borrow_mut().acknowledge(
                         self.now(),
@@ -486,11 +524,18 @@ impl<B: Board, A: Actuators> Device<B, A> {
             }
             let deadline = up.session.borrow().deadline();
             let held = up.not_before.get();
-            let deadline = if held > self.now() { deadline.min(held) } else { deadline };
+            let deadline = if held > self.now() {
+                deadline.min(held)
+            } else {
+                deadline
+            };
             let deadline = farewell.map_or(deadline, |at: Duration| deadline.min(at));
             select(
                 select(up.stir.wait(), self.told.wait()),
-                select(self.clock.sleep_until(deadline), self.restart_or_renewal(farewell)),
+                select(
+                    self.clock.sleep_until(deadline),
+                    self.restart_or_renewal(farewell),
+                ),
             )
             .await;
         }

@@ -50,10 +50,10 @@ impl<B: Board, A: Actuators> Device<B, A> {
             }
         };
         let id = command.message_id();
-        let admission =
-            self.executed
-                .borrow_mut()
-                .admit(id, command.timestamp(), now, TOLERANCE_S);
+        let admission = self
+            .executed
+            .borrow_mut()
+            .admit(id, command.timestamp(), now, TOLERANCE_S);
         let slot = match admission {
             Admission::Execute(slot) => slot,
             Admission::Again(Progress::Settled(status)) => {
@@ -165,7 +165,9 @@ impl<B: Board, A: Actuators> Device<B, A> {
             payload: payload.get(..len).unwrap_or(&[]).into(),
         };
         if self.outbox.borrow_mut().push(item).is_some() {
-            log::warn!("acknowledgement of {command_id} found no room: it is given when the command comes again");
+            log::warn!(
+                "acknowledgement of {command_id} found no room: it is given when the command comes again"
+            );
         }
         self.told.signal(());
     }

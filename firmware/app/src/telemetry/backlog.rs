@@ -279,7 +279,9 @@ mod tests {
                     // A run without gaps, whatever was lost or sent before it.
                     for pair in left.windows(2) {
                         let [a, b] = pair else { unreachable!() };
-                        let number = |item: &Item| u32::from_be_bytes(item.id.as_bytes()[12..].try_into().unwrap());
+                        let number = |item: &Item| {
+                            u32::from_be_bytes(item.id.as_bytes()[12..].try_into().unwrap())
+                        };
                         assert_eq!(number(b), number(a) + 1);
                         assert_eq!(*a, large(number(a)), "and whole");
                     }

@@ -182,7 +182,9 @@ pub(crate) mod tests {
     #[test]
     fn what_was_measured_before_says_when() {
         let mut clock = WallClock::new(0, None);
-        clock.set(1_790_000_000_250, Duration::from_secs(60)).unwrap();
+        clock
+            .set(1_790_000_000_250, Duration::from_secs(60))
+            .unwrap();
         let key = SigningKey::new(b"supersecretkey123").unwrap();
         let device = "sensor_001".try_into().unwrap();
         let item = reading(50);

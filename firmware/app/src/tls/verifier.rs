@@ -50,7 +50,9 @@ pub enum Untrusted {
     #[error("gateway's certificate is for another name: it needs the host name as DNS or IP SAN")]
     WrongName,
     /// It is not for servers.
-    #[error("certificate is not for servers: it needs the extended key usage serverAuth and, with a key usage, digitalSignature")]
+    #[error(
+        "certificate is not for servers: it needs the extended key usage serverAuth and, with a key usage, digitalSignature"
+    )]
     WrongUsage,
     /// Anything else webpki minds: name constraints, path length, critical extensions.
     #[error("gateway's certificate chain is not acceptable: check its extensions and constraints")]
