@@ -125,3 +125,16 @@ fn carry_out(line: &str) {
         _ => log::warn!("{line:?} is not understood: pot 0..4095, press, release, memory"),
     }
 }
+
+/// An exception is a fault of the program: it is told, and the board stops.
+#[unsafe(export_name = "ExceptionHandler")]
+extern "C" fn exception(_: &riscv_rt::TrapFrame) -> ! {
+    let _ = writeln!(
+        Uart,
+        "exception {} at {:#x}, value {:#x}",
+        riscv::register::mcause::read().bits(),
+        riscv::register::mepc::read(),
+        riscv::register::mtval::read()
+    );
+    crate::board::exit(102)
+}

@@ -18,7 +18,7 @@ pub(crate) struct BlockFlash {
 pub(crate) enum FlashError {
     Bounds,
     Unaligned,
-    Device(virtio_drivers::Error),
+    Device,
 }
 
 impl NorFlashError for FlashError {
@@ -26,7 +26,7 @@ impl NorFlashError for FlashError {
         match self {
             Self::Bounds => NorFlashErrorKind::OutOfBounds,
             Self::Unaligned => NorFlashErrorKind::NotAligned,
-            Self::Device(_) => NorFlashErrorKind::Other,
+            Self::Device => NorFlashErrorKind::Other,
         }
     }
 }
@@ -34,7 +34,7 @@ impl NorFlashError for FlashError {
 impl From<virtio_drivers::Error> for FlashError {
     fn from(error: virtio_drivers::Error) -> Self {
         log::error!("virtio-blk: {error}");
-        Self::Device(error)
+        Self::Device
     }
 }
 

@@ -45,17 +45,21 @@ unsafe impl GlobalAlloc for Counted {
 /// Words of the stack that were never used hold this.
 const UNUSED: u32 = 0xdead_beef;
 
-/// The frames that are live while the stack is painted stay out of it.
-const LIVE: usize = 1024;
+/// Bytes below the stack pointer that are not painted: an interrupt is not possible yet.
+const SPILL: usize = 256;
 
 /// Opens the heap and paints the stack. To be called once, first of all.
+#[inline(never)]
 pub(crate) fn start() {
     let (start, end) = (&raw const __sheap as usize, &raw const __eheap as usize);
     // SAFETY: the linker script sets this memory aside for the heap, and this runs once.
     unsafe { HEAP.heap.init(start, end - start) };
 
-    let here = 0_u8;
-    let top = (&raw const here as usize - LIVE) & !3;
+    let top: usize;
+    // SAFETY: it reads a register. Everything that is live is at or above the stack pointer, except
+    // what the loop below spills, for which a little is left.
+    unsafe { core::arch::asm!("mv {}, sp", out(reg) top, options(nomem, nostack)) };
+    let top = (top - SPILL) & !3;
     let mut at = &raw const __estack as usize;
     while at < top {
         // SAFETY: it is stack memory below every live frame.
