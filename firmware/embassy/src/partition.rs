@@ -17,11 +17,20 @@ use embedded_storage_async::nor_flash::{
 pub type Shared<F> = Rc<RefCell<F>>;
 
 /// A part of a flash, with addresses of its own.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Partition<F> {
     flash: Shared<F>,
     offset: u32,
     size: u32,
+}
+
+impl<F> Clone for Partition<F> {
+    fn clone(&self) -> Self {
+        Self {
+            flash: Rc::clone(&self.flash),
+            ..*self
+        }
+    }
 }
 
 /// An access failed.
