@@ -181,6 +181,12 @@ pub trait System {
     /// Feeds the watchdog: called at least every ten seconds while the device makes progress.
     fn alive(&self) {}
 
+    /// Resolves when the device is to say goodbye and end: before the power is cut on purpose, or
+    /// when a program is stopped. Boards that just lose power leave it as it is.
+    async fn stop_requested(&self) {
+        core::future::pending::<()>().await;
+    }
+
     /// Restarts the board. On a board it does not return; where it does, the app ends.
     fn restart(&self);
 }

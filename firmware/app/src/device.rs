@@ -33,7 +33,7 @@ const ALIVE: Duration = Duration::from_secs(5);
 /// Why the device ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
-    /// It was told to restart; [`System::restart`] was called.
+    /// It was told to restart, or to stop; [`System::restart`] was called.
     #[error("device restarts")]
     Restart,
     /// There are no credentials, or bad ones.
@@ -100,6 +100,7 @@ async fn start<B: Board, S: Sensors, A: Actuators>(
         sample: Signal::new(),
         renewed: Signal::new(),
         restart: Cell::new(false),
+        connected: Cell::new(false),
     };
     log::info!(
         "{} on {}: firmware {}, profile {}, boot {boots} ({})",
@@ -121,19 +122,20 @@ async fn start<B: Board, S: Sensors, A: Actuators>(
         device.event("state_lost", |_| Ok(()));
     }
 
-    let ended = select4(
+    let running = select4(
         device.sense(profile.sensors, profile.interval),
         device.link(buffers, &mut slots),
         device.report_health(),
         device.keep_alive(),
-    )
-    .await;
-    match ended {
-        Either4::Second(()) => {
+    );
+    match select(running, device.stop()).await {
+        Either::First(Either4::Second(())) | Either::Second(()) => {
             device.system.restart();
             Ok(Ended::Restart)
         }
-        Either4::First(never) | Either4::Third(never) | Either4::Fourth(never) => match never {},
+        Either::First(Either4::First(never) | Either4::Third(never) | Either4::Fourth(never)) => {
+            match never {}
+        }
     }
 }
 
@@ -164,6 +166,7 @@ struct Device<B: Board, A> {
     /// New credentials wait to be tried.
     renewed: Signal<NoopRawMutex, ()>,
     restart: Cell<bool>,
+    connected: Cell<bool>,
 }
 
 impl<B: Board, A: Actuators> Device<B, A> {
@@ -312,6 +315,16 @@ impl<B: Board, A: Actuators> Device<B, A> {
         loop {
             self.sleep(HEALTH).await;
             self.event("health", |m| self.health(m));
+        }
+    }
+
+    /// Returns when the device is to end and cannot say goodbye; the link does where it can.
+    async fn stop(&self) {
+        self.system.stop_requested().await;
+        self.restart.set(true);
+        self.told.signal(());
+        if self.connected.get() {
+            self.sleep(2 * link::FAREWELL).await;
         }
     }
 

@@ -38,6 +38,12 @@ impl WallClock {
         }
     }
 
+    /// Seconds since 1970 that are certainly past.
+    #[must_use]
+    pub const fn floor(&self) -> u64 {
+        self.floor
+    }
+
     /// Sets the time: at `uptime` it was `unix_ms` milliseconds since 1970.
     ///
     /// # Errors
@@ -76,6 +82,9 @@ pub fn millis(duration: Duration) -> u64 {
 
 /// Asks an NTP server: milliseconds since 1970, as of the clock's uptime when this returns.
 ///
+/// NTP tells time modulo 136 years (RFC 5905, section 6); the answer is the one within 68 years of
+/// `about`, which is in seconds since 1970: the [floor](WallClock::floor) will do.
+///
 /// # Errors
 ///
 /// [`NoTime`] says why there is none. The caller bounds the wait.
@@ -83,11 +92,14 @@ pub async fn ask(
     network: &impl Network,
     clock: &impl Clock,
     server: SocketAddr,
+    about: u64,
 ) -> Result<u64, NoTime> {
-    // The request carries our time, which is unknown: the answer's offset is the time itself.
-    let ours = Uptime {
+    // The request carries our time, which may be far off: the answer says how far.
+    let about = Duration::from_secs(about);
+    let ours = Guess {
         clock,
-        now: Duration::ZERO,
+        about,
+        now: about,
     };
     let socket = Exchange {
         network,
@@ -97,7 +109,8 @@ pub async fn ask(
     let result = get_time(server, &socket, NtpContext::new(ours))
         .await
         .map_err(NoTime)?;
-    let micros = i128::from(result.offset()) + clock.uptime().as_micros() as i128;
+    let guess = about.saturating_add(clock.uptime()).as_micros();
+    let micros = i128::from(result.offset()).saturating_add_unsigned(guess);
     u64::try_from(micros / 1000).map_err(|_| NoTime(sntpc::Error::IncorrectPayload))
 }
 
@@ -120,22 +133,24 @@ impl core::error::Error for NoTime {}
 /// Bytes of an SNTP packet (RFC 4330, section 4).
 const NTP_PACKET: usize = 48;
 
-struct Uptime<'a, C> {
+/// What we believe the time to be.
+struct Guess<'a, C> {
     clock: &'a C,
+    about: Duration,
     now: Duration,
 }
 
-impl<C> Clone for Uptime<'_, C> {
+impl<C> Clone for Guess<'_, C> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<C> Copy for Uptime<'_, C> {}
+impl<C> Copy for Guess<'_, C> {}
 
-impl<C: Clock> NtpTimestampGenerator for Uptime<'_, C> {
+impl<C: Clock> NtpTimestampGenerator for Guess<'_, C> {
     fn init(&mut self) {
-        self.now = self.clock.uptime();
+        self.now = self.about.saturating_add(self.clock.uptime());
     }
 
     fn timestamp_sec(&self) -> u64 {
@@ -178,6 +193,112 @@ mod tests {
     use proptest::prelude::*;
 
     const BUILT: u64 = 1_790_000_000;
+
+    /// Seconds from 1900, where NTP counts from, to 1970.
+    const NTP_EPOCH: u64 = 2_208_988_800;
+
+    struct Server {
+        /// Milliseconds since 1970.
+        time: u64,
+        spoil: Option<usize>,
+    }
+
+    struct NoTcp;
+
+    impl embedded_io_async::ErrorType for NoTcp {
+        type Error = core::convert::Infallible;
+    }
+
+    impl embedded_io_async::Read for NoTcp {
+        async fn read(&mut self, _: &mut [u8]) -> Result<usize, Self::Error> {
+            Ok(0)
+        }
+    }
+
+    impl embedded_io_async::Write for NoTcp {
+        async fn write(&mut self, _: &[u8]) -> Result<usize, Self::Error> {
+            Ok(0)
+        }
+
+        async fn flush(&mut self) -> Result<(), Self::Error> {
+            Ok(())
+        }
+    }
+
+    impl Network for Server {
+        type Error = ();
+        type Tcp<'a> = NoTcp;
+
+        async fn ready(&self) {}
+
+        async fn resolve(&self, _: &str) -> Result<core::net::IpAddr, ()> {
+            Err(())
+        }
+
+        async fn connect(&self, _: SocketAddr) -> Result<NoTcp, ()> {
+            Err(())
+        }
+
+        async fn exchange(
+            &self,
+            _: SocketAddr,
+            request: &[u8],
+            answer: &mut [u8],
+        ) -> Result<usize, ()> {
+            let answer = &mut answer[..NTP_PACKET];
+            answer.fill(0);
+            // Version 4, server, stratum 1.
+            answer[0] = 0x24;
+            answer[1] = 1;
+            // The epoch's number is lost, as on the wire.
+            let time = ((self.time / 1000 + NTP_EPOCH) << 32) + (((self.time % 1000) << 32) / 1000);
+            answer[24..32].copy_from_slice(&request[40..48]);
+            answer[32..40].copy_from_slice(&time.to_be_bytes());
+            answer[40..48].copy_from_slice(&time.to_be_bytes());
+            if let Some(at) = self.spoil {
+                answer[at] ^= 0xff;
+            }
+            Ok(NTP_PACKET)
+        }
+    }
+
+    struct Still(Duration);
+
+    impl Clock for Still {
+        fn uptime(&self) -> Duration {
+            self.0
+        }
+
+        async fn sleep_until(&self, _: Duration) {}
+    }
+
+    fn asked(server: &Server, uptime: Duration) -> Result<u64, NoTime> {
+        let address = SocketAddr::from(([10, 0, 2, 2], 123));
+        crate::memory_flash::wait(ask(server, &Still(uptime), address, BUILT))
+    }
+
+    #[test]
+    fn the_answer_is_the_time() {
+        for uptime in [0, 1, 12_345, 40 * 24 * 3_600_000] {
+            // The last is past 2036, when NTP's seconds start anew.
+            for time in [BUILT * 1000, BUILT * 1000 + 678, 2_500_000_000_000] {
+                let got =
+                    asked(&Server { time, spoil: None }, Duration::from_millis(uptime)).unwrap();
+                assert!(got.abs_diff(time) <= 1, "{got} for {time} at {uptime}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_to_another_question_is_refused() {
+        for at in 24..32 {
+            let server = Server {
+                time: BUILT * 1000,
+                spoil: Some(at),
+            };
+            assert!(asked(&server, Duration::from_secs(5)).is_err(), "byte {at}");
+        }
+    }
 
     #[test]
     fn time_is_unknown_until_it_is_set() {

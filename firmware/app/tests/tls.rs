@@ -3,7 +3,11 @@
 //! Each case is a rustls server with another certificate. The first three are the ones that
 //! embedded-tls's own verifier lets in.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on stops"
+)]
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -269,7 +273,7 @@ async fn a_chain_signed_with_another_devices_leaf_key_is_refused() {
         chain.certificates.push(ca.der().clone());
         match visit(&pki, &chain, HOST, NOW).await {
             (Err(HandshakeError::Untrusted(why)), false) => {
-                assert!(expected.contains(&why), "{why:?}")
+                assert!(expected.contains(&why), "{why:?}");
             }
             other => panic!("{other:?}"),
         }

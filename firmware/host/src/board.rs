@@ -142,6 +142,36 @@ pub struct HostSystem {
     pub restarted: Rc<Cell<bool>>,
     /// Whether this is the start after that.
     pub after_restart: bool,
+    /// The device is to stop.
+    pub stop: Rc<Stop>,
+}
+
+/// Tells a device to say goodbye and end.
+#[derive(Debug, Default)]
+pub struct Stop {
+    asked: Cell<bool>,
+    notify: tokio::sync::Notify,
+}
+
+impl Stop {
+    /// Asks for it.
+    pub fn ask(&self) {
+        self.asked.set(true);
+        self.notify.notify_waiters();
+    }
+
+    /// Whether it was asked for.
+    #[must_use]
+    pub fn asked(&self) -> bool {
+        self.asked.get()
+    }
+
+    async fn wait(&self) {
+        let notified = self.notify.notified();
+        if !self.asked() {
+            notified.await;
+        }
+    }
 }
 
 impl System for HostSystem {
@@ -173,6 +203,10 @@ impl System for HostSystem {
     fn trusted_time(&self) -> Option<u64> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
         u64::try_from(since.as_millis()).ok()
+    }
+
+    async fn stop_requested(&self) {
+        self.stop.wait().await;
     }
 
     fn restart(&self) {

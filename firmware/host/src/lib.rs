@@ -19,6 +19,7 @@ pub mod log;
 pub mod pins;
 pub mod simulate;
 
+pub use board::Stop;
 pub use bundle::Bundle;
 pub use pins::World;
 pub use simulate::{Kind, Simulation, simulate};

@@ -8,6 +8,7 @@ use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyM
 use crossterm::terminal::{disable_raw_mode, enable_raw_mode};
 use futures_util::StreamExt;
 
+use crate::board::Stop;
 use crate::pins::World;
 use crate::simulate::{Simulation, SimulationError, simulate};
 
@@ -49,15 +50,18 @@ pub async fn play(simulation: &Simulation) -> Result<(), SimulationError> {
             "keys: \u{2190} \u{2192} potentiometer, space switch, \u{2191} \u{2193} temperature, q quit",
         );
     }
+    let stop = Rc::<Stop>::default();
+    let device = simulate(simulation, world.clone(), stop.clone());
+    tokio::pin!(device);
     tokio::select! {
-        ended = simulate(simulation, world.clone()) => match ended {
-            Ok(never) => match never {},
-            Err(error) => Err(error),
-        },
-        () = watch(&world) => Ok(()),
-        () = keys(&world), if keyboard => Ok(()),
-        () = stopped() => Ok(()),
+        ended = &mut device => return ended,
+        () = watch(&world) => {}
+        () = keys(&world), if keyboard => {}
+        () = stopped() => {}
     }
+    say("saying goodbye");
+    stop.ask();
+    device.await
 }
 
 /// Ctrl-C outside of raw mode, or SIGTERM.

@@ -16,7 +16,7 @@ use tidegate_app::profile::{
 use tidegate_app::tls::Buffers;
 use tidegate_app::{Ended, run};
 
-use crate::board::{Host, HostClock, HostNetwork, HostRandom, HostSystem};
+use crate::board::{Host, HostClock, HostNetwork, HostRandom, HostSystem, Stop};
 use crate::bundle::{Bundle, BundleError};
 use crate::flash::{Flash, FlashError};
 use crate::pins::{Dht, Pause, Pwm, RelayInput, Switch, Wiper, World};
@@ -77,18 +77,20 @@ pub enum SimulationError {
     Ended(Ended),
 }
 
-/// Runs a device until it fails; a restart it is told of starts it anew on the same flash.
+/// Runs a device until it is told to `stop`, or fails; a restart it is told of starts it anew on
+/// the same flash.
 ///
 /// It is one task that is not `Send`: run it in a [`tokio::task::LocalSet`] or on a current-thread
 /// runtime, many of them side by side.
 ///
 /// # Errors
 ///
-/// [`SimulationError`]; this never returns otherwise.
+/// [`SimulationError`]
 pub async fn simulate(
     simulation: &Simulation,
     world: Rc<World>,
-) -> Result<std::convert::Infallible, SimulationError> {
+    stop: Rc<Stop>,
+) -> Result<(), SimulationError> {
     let mut after_restart = false;
     // 20 KiB that a board has in static memory.
     let mut buffers = Box::new(Buffers::new());
@@ -98,6 +100,7 @@ pub async fn simulate(
         let system = HostSystem {
             restarted: Rc::new(Cell::new(false)),
             after_restart,
+            stop: stop.clone(),
         };
         let parts: Parts<Host> = Parts {
             network: HostNetwork {
@@ -134,6 +137,7 @@ pub async fn simulate(
             }
         };
         match ended {
+            Ended::Restart if stop.asked() => return Ok(()),
             Ended::Restart => after_restart = true,
             ended => return Err(SimulationError::Ended(ended)),
         }

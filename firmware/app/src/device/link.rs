@@ -46,7 +46,7 @@ const STORE_TIME_S: u64 = 60 * 60;
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// A restart waits no longer than this for the command's acknowledgement to get through.
-const FAREWELL: Duration = Duration::from_secs(5);
+pub(super) const FAREWELL: Duration = Duration::from_secs(5);
 
 /// New credentials are given up when the old ones work and they failed this often before it.
 const TRIALS: u64 = 3;
@@ -159,6 +159,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
                 )
                 .await;
             session.disconnected();
+            self.connected.set(false);
             let held = up_since
                 .get()
                 .map_or(Duration::ZERO, |since| self.now().saturating_sub(since));
@@ -290,7 +291,10 @@ impl<B: Board, A: Actuators> Device<B, A> {
         let unix_ms = match self.system.trusted_time() {
             Some(time) => time,
             None => self
-                .within(ASK_TIME, time::ask(&self.network, &self.clock, ntp))
+                .within(
+                    ASK_TIME,
+                    time::ask(&self.network, &self.clock, ntp, self.wall.get().floor()),
+                )
                 .await
                 .ok_or(Lost::Timeout("NTP"))?
                 .map_err(Lost::NoTime)?,
@@ -407,6 +411,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
                     if resumed { "resumed" } else { "new" }
                 );
                 up_since.set(Some(self.now()));
+                self.connected.set(true);
             }
             Event::Settled(item, verdict) => {
                 self.settle(&item, verdict).await;

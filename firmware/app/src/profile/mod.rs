@@ -9,6 +9,8 @@
 mod climate;
 mod dashboard;
 mod gates;
+#[cfg(test)]
+mod tests;
 
 use core::fmt::Debug;
 use core::time::Duration;

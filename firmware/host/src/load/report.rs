@@ -155,11 +155,19 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |micros: u64| micros as f64 / 1000.0;
         writeln!(f, "mode          {}", self.mode)?;
-        writeln!(
-            f,
-            "connections   {} of {} in {:.2} s ({} resumed, {} lost)",
-            self.connected, self.devices, self.connect_seconds, self.resumed, self.lost
-        )?;
+        if self.mode.starts_with("handshakes") {
+            writeln!(
+                f,
+                "handshakes    {} by {} devices at a time ({} resumed)",
+                self.connected, self.devices, self.resumed
+            )?;
+        } else {
+            writeln!(
+                f,
+                "connections   {} of {} in {:.2} s ({} lost)",
+                self.connected, self.devices, self.connect_seconds, self.lost
+            )?;
+        }
         writeln!(f, "measured      {:.1} s", self.seconds)?;
         if let Some(target) = self.target_rate {
             writeln!(f, "asked for     {target:.0} /s")?;
