@@ -56,6 +56,8 @@ fn main() -> Result<(), AnyError> {
     ingest(&running.store, &metrics, 1, 1, 300)?;
     ingest(&running.store, &metrics, 4, 1, 300)?;
     ingest(&running.store, &metrics, 50, 20, 1_200)?;
+    // Enough under way that a commit is not what limits it.
+    ingest(&running.store, &metrics, 51, 200, 100)?;
     println!(
         "owed: {}",
         running.store.ledger(key).map_or(0, |ledger| ledger.owed)
@@ -68,6 +70,29 @@ fn main() -> Result<(), AnyError> {
     drain(&running.store, key)?;
     running.stop();
     Ok(())
+}
+
+const WRITER: &str = "writer";
+
+/// Time the writer's thread spent on a processor, from Linux' accounts: what a busy machine does not
+/// distort.
+fn writer_cpu() -> Duration {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
+        return Duration::ZERO;
+    };
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let nanos = tasks
+        .flatten()
+        .filter(|task| read(task.path().join("comm")).trim() == WRITER)
+        .filter_map(|task| {
+            read(task.path().join("schedstat"))
+                .split(' ')
+                .next()?
+                .parse::<u64>()
+                .ok()
+        })
+        .sum();
+    Duration::from_nanos(nanos)
 }
 
 struct Running {
@@ -86,8 +111,12 @@ impl Running {
         let stopping = CancellationToken::new();
         let (one, two) = (stopping.clone(), stopping.clone());
         let threads = vec![
-            thread::spawn(move || writer.run(&one)),
-            thread::spawn(move || checkpointer.run(&two)),
+            thread::Builder::new()
+                .name(WRITER.to_owned())
+                .spawn(move || writer.run(&one))?,
+            thread::Builder::new()
+                .name("checkpoints".to_owned())
+                .spawn(move || checkpointer.run(&two))?,
         ];
         Ok(Self {
             store,
@@ -170,6 +199,7 @@ fn ingest(
         queues.push(batches);
     }
     let before = Snapshot::of(metrics);
+    let cpu = writer_cpu();
     let began = Instant::now();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -193,6 +223,7 @@ fn ingest(
             Ok::<_, AnyError>(())
         })?;
     let took = began.elapsed();
+    let cpu = writer_cpu() - cpu;
     let after = Snapshot::of(metrics);
     let total = sessions * window * rounds;
     let commits = after.commits - before.commits;
@@ -201,11 +232,13 @@ fn ingest(
     println!(
         "{sessions} sessions, window {window}: {:.0} messages/s ({total} in {took:.2?}); {commits} commits, \
          {:.1} messages each, COMMIT {commit:.0} us, rest of the group {:.0} us, in groups {:.0} % of the time; \
+         writer {:.2} us of processor per message; \
          {:.2} of sessions × window per COMMIT time; slowest COMMIT {} us; {} runs, {} KiB for replay",
         total as f64 / took.as_secs_f64(),
         total as f64 / commits as f64,
         group - commit,
         (after.group_micros - before.group_micros) as f64 / took.as_micros() as f64 * 100.0,
+        cpu.as_micros() as f64 / total as f64,
         total as f64 / took.as_secs_f64() * commit / 1e6 / (sessions * window) as f64,
         metrics.slowest_commit_micros.get(),
         metrics.remembered_runs.get(),

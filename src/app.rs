@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+pub(crate) use build::start_store;
 pub use build::{App, StartError};
 pub use gateway::{EnrolError, Gateway, Handle};
 pub use tasks::{Ended, Tasks};
@@ -54,7 +55,10 @@ pub fn run(loaded: Loaded, sources: Sources) -> Exit {
         }
     };
     signals::abort_on_panic();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "no threads to run on; raise the limit on tasks");

@@ -33,7 +33,9 @@ pub const RELEASED: UnixMillis = UnixMillis(1_793_491_200_000);
 /// The system's clock as it reads now; times before 1970 read as zero.
 #[must_use]
 pub fn system_now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -69,7 +71,10 @@ impl Clock {
     /// A clock over any source; for tests.
     #[must_use]
     pub fn with_source(floor: UnixMillis, read: fn() -> UnixMillis) -> Self {
-        Self { floor: AtomicU64::new(floor.0), read }
+        Self {
+            floor: AtomicU64::new(floor.0),
+            read,
+        }
     }
 
     /// The time, or why it is not to be believed.
@@ -112,10 +117,17 @@ mod tests {
         let clock = Clock::with_source(UnixMillis(1_000_000), || UnixMillis(900_000));
         assert_eq!(
             clock.now(),
-            Err(Untrusted { now: UnixMillis(900_000), floor: UnixMillis(1_000_000) })
+            Err(Untrusted {
+                now: UnixMillis(900_000),
+                floor: UnixMillis(1_000_000)
+            })
         );
         let clock = Clock::with_source(UnixMillis(950_000), || UnixMillis(900_000));
-        assert_eq!(clock.now(), Ok(UnixMillis(900_000)), "a small step back is ordinary");
+        assert_eq!(
+            clock.now(),
+            Ok(UnixMillis(900_000)),
+            "a small step back is ordinary"
+        );
     }
 
     #[test]

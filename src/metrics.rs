@@ -85,10 +85,20 @@ impl Page {
         labels: &[(&str, &str)],
         value: u64,
     ) {
-        let family = self.families.entry(name).or_insert(Family { kind, help, samples: String::new() });
-        let labels: Vec<String> =
-            labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let family = self.families.entry(name).or_insert(Family {
+            kind,
+            help,
+            samples: String::new(),
+        });
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)))
+            .collect();
+        let labels = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
         // Writing to a String does not fail.
         let _ = writeln!(family.samples, "{name}{labels} {value}");
     }
@@ -96,8 +106,19 @@ impl Page {
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
-        for (name, Family { kind, help, samples }) in &self.families {
-            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}");
+        for (
+            name,
+            Family {
+                kind,
+                help,
+                samples,
+            },
+        ) in &self.families
+        {
+            let _ = write!(
+                text,
+                "# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}"
+            );
         }
         text
     }
@@ -105,7 +126,10 @@ impl Page {
 
 /// A label's value with what the format reserves escaped.
 fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 #[cfg(test)]

@@ -83,7 +83,8 @@ fn filter(log: &Log, variable: Option<String>) -> Result<EnvFilter, TraceError> 
         _ => ("log.level", log.level.clone()),
     };
     EnvFilter::builder()
-        .parse(&text)
+        // The router tells of every link; a filter that names it comes later and wins.
+        .parse(format!("rumqttd=warn,{text}"))
         .map_err(|source| TraceError::Filter {
             origin,
             filter: text,

@@ -1,4 +1,9 @@
 //! The program as an operator uses it without a running gateway: what it prints, how it ends.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that fails says where"
+)]
 
 use std::{
     fs,

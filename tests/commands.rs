@@ -1,11 +1,16 @@
 //! A backend commands a device, awake or asleep; the command is signed, carried out once, and its
 //! outcome can be asked for.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that fails says where"
+)]
 
 mod support;
 
 use serde_json::{Value, json};
 use support::{
-    Backend, Gateway, Setup, SOON, Subscriber, curl, envelope, eventually,
+    Backend, Gateway, SOON, Setup, Subscriber, curl, envelope, eventually,
     gateway::SECRET,
     mqtt::{Client, Hello},
     now,
@@ -15,23 +20,53 @@ use tidegate_wire::{DeviceId, Limits, SigningKey, Version, command};
 
 /// An API key that may send and read commands.
 fn key(gateway: &Gateway) -> String {
-    let made = gateway.json(&["key", "create", "backend", "--scope", "command:send", "--scope", "command:read"]);
-    made["token"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
+    let made = gateway.json(&[
+        "key",
+        "create",
+        "backend",
+        "--scope",
+        "command:send",
+        "--scope",
+        "command:read",
+    ]);
+    made["token"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{made}"))
+        .to_owned()
 }
 
 fn post(gateway: &Gateway, key: &str, path: &str, body: &str, more: &[&str]) -> (u16, Value) {
     let bearer = format!("Authorization: Bearer {key}");
     let url = gateway.api_url(path);
-    let mut arguments = vec!["-X", "POST", "-H", &bearer, "-H", "Content-Type: application/json", "-d", body];
+    let mut arguments = vec![
+        "-X",
+        "POST",
+        "-H",
+        &bearer,
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        body,
+    ];
     arguments.extend(more);
     arguments.push(&url);
     let (status, body) = curl(gateway, &arguments);
-    (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body:?}")))
+    (
+        status,
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body:?}")),
+    )
 }
 
 fn status(gateway: &Gateway, key: &str, message_id: &str) -> Value {
     let bearer = format!("Authorization: Bearer {key}");
-    let (code, body) = curl(gateway, &["-H", &bearer, &gateway.api_url(&format!("/command/sensor_001/{message_id}"))]);
+    let (code, body) = curl(
+        gateway,
+        &[
+            "-H",
+            &bearer,
+            &gateway.api_url(&format!("/command/sensor_001/{message_id}")),
+        ],
+    );
     assert_eq!(code, 200, "{body}");
     serde_json::from_str(&body).unwrap()
 }
@@ -50,7 +85,10 @@ fn verify(bytes: &[u8]) -> (String, Value) {
     };
     let command = command::receive(bytes, &receiver, now(), &mut slots)
         .unwrap_or_else(|reason| panic!("{reason:?}: {}", String::from_utf8_lossy(bytes)));
-    (command.message_id().to_string(), serde_json::from_str(command.payload().as_str()).unwrap())
+    (
+        command.message_id().to_string(),
+        serde_json::from_str(command.payload().as_str()).unwrap(),
+    )
 }
 
 #[test]
@@ -59,7 +97,13 @@ fn a_connected_device_gets_its_command_at_once_and_its_outcome_is_known() {
     let key = key(&gateway);
     let mut client = Client::connect(&gateway, &gateway.bundle("sensor_001"), &Hello::default());
     client.subscribe("device/sensor_001/command", QoS::AtLeastOnce);
-    let (code, answer) = post(&gateway, &key, "/command/sensor_001", r#"{"action":"reboot"}"#, &[]);
+    let (code, answer) = post(
+        &gateway,
+        &key,
+        "/command/sensor_001",
+        r#"{"action":"reboot"}"#,
+        &[],
+    );
     assert_eq!(code, 202, "{answer}");
     assert_eq!(answer["status"], "queued");
     let (topic, bytes) = client.message();
@@ -67,10 +111,15 @@ fn a_connected_device_gets_its_command_at_once_and_its_outcome_is_known() {
     let (message_id, payload) = verify(&bytes);
     assert_eq!(answer["message_id"], message_id);
     assert_eq!(payload, json!({"action": "reboot"}));
-    eventually("delivered", SOON, || (status(&gateway, &key, &message_id)["status"] == "delivered").then_some(()));
+    eventually("delivered", SOON, || {
+        (status(&gateway, &key, &message_id)["status"] == "delivered").then_some(())
+    });
 
     let ack = format!(r#"{{"command_id":"{message_id}","status":"done","detail":{{"uptime":1}}}}"#);
-    let (code, why) = client.publish("device/sensor_001/ack", envelope("sensor_001", &ack).as_bytes());
+    let (code, why) = client.publish(
+        "device/sensor_001/ack",
+        envelope("sensor_001", &ack).as_bytes(),
+    );
     assert_eq!(code, 0, "{why}");
     let now = status(&gateway, &key, &message_id);
     assert_eq!(now["status"], "done", "{now}");
@@ -81,7 +130,13 @@ fn a_connected_device_gets_its_command_at_once_and_its_outcome_is_known() {
 fn a_sleeping_device_gets_its_command_when_it_wakes_freshly_signed_even_after_a_power_cut() {
     let mut gateway = Setup::new().device("sensor_001").start();
     let key = key(&gateway);
-    let (code, answer) = post(&gateway, &key, "/command/sensor_001", r#"{"action":"led","value":80}"#, &[]);
+    let (code, answer) = post(
+        &gateway,
+        &key,
+        "/command/sensor_001",
+        r#"{"action":"led","value":80}"#,
+        &[],
+    );
     assert_eq!(code, 202);
     gateway.kill();
     gateway.start();
@@ -94,7 +149,10 @@ fn a_sleeping_device_gets_its_command_when_it_wakes_freshly_signed_even_after_a_
     assert_eq!(answer["message_id"], message_id);
     assert_eq!(payload["value"], 80);
     let envelope: Value = serde_json::from_slice(&bytes).unwrap();
-    assert!(envelope["timestamp"].as_u64().unwrap() >= woken, "signed when it was sent");
+    assert!(
+        envelope["timestamp"].as_u64().unwrap() >= woken,
+        "signed when it was sent"
+    );
 }
 
 #[test]
@@ -106,7 +164,12 @@ fn a_device_without_signatures_gets_the_bare_body_on_its_own_topic() {
         )
         .start();
     let key = key(&gateway);
-    let relay = Subscriber::start(&gateway, &gateway.bundle("gate1"), "gates/gate1/control", &["-i", "gate"]);
+    let relay = Subscriber::start(
+        &gateway,
+        &gateway.bundle("gate1"),
+        "gates/gate1/control",
+        &["-i", "gate"],
+    );
     let (code, answer) = post(&gateway, &key, "/command/gate1", r#""turn_on""#, &[]);
     assert_eq!(code, 202, "{answer}");
     assert_eq!(relay.message(), "turn_on");
@@ -117,7 +180,10 @@ fn a_device_without_signatures_gets_the_bare_body_on_its_own_topic() {
 
 #[test]
 fn every_wrong_request_gets_its_own_answer() {
-    let gateway = Setup::new().device("sensor_001").device_with("off", "enabled = false").start();
+    let gateway = Setup::new()
+        .device("sensor_001")
+        .device_with("off", "enabled = false")
+        .start();
     let key = key(&gateway);
     let reader = gateway.json(&["key", "create", "reader", "--scope", "command:read"]);
     let reader = reader["token"].as_str().unwrap();
@@ -138,22 +204,53 @@ fn every_wrong_request_gets_its_own_answer() {
         let (code, problem) = post(&gateway, token, path, body, &[]);
         assert_eq!(code, wanted, "{path} {problem}");
         assert_eq!(problem["status"], wanted, "{problem}");
-        assert!(problem["title"].is_string() && problem["detail"].is_string(), "{problem}");
+        assert!(
+            problem["title"].is_string() && problem["detail"].is_string(),
+            "{problem}"
+        );
     }
-    let (code, body) = curl(&gateway, &["-i", "-X", "POST", "-d", "{}", &gateway.api_url("/command/sensor_001")]);
+    let (code, body) = curl(
+        &gateway,
+        &[
+            "-i",
+            "-X",
+            "POST",
+            "-d",
+            "{}",
+            &gateway.api_url("/command/sensor_001"),
+        ],
+    );
     assert_eq!(code, 401);
-    assert!(body.to_lowercase().contains("content-type: application/problem+json"), "{body}");
+    assert!(
+        body.to_lowercase()
+            .contains("content-type: application/problem+json"),
+        "{body}"
+    );
 
     let once = ["-H", "Idempotency-Key: order-7"];
     let (_, first) = post(&gateway, &key, "/command/sensor_001", r#"{"n":1}"#, &once);
     let (_, second) = post(&gateway, &key, "/command/sensor_001", r#"{"n":1}"#, &once);
     assert_eq!(first["message_id"], second["message_id"]);
 
-    let (code, _) = post(&gateway, &key, "/command/sensor_001?ttl=1", r#"{"n":2}"#, &["-H", "Idempotency-Key: short"]);
+    let (code, _) = post(
+        &gateway,
+        &key,
+        "/command/sensor_001?ttl=1",
+        r#"{"n":2}"#,
+        &["-H", "Idempotency-Key: short"],
+    );
     assert_eq!(code, 202);
-    let (_, short) = post(&gateway, &key, "/command/sensor_001?ttl=1", r#"{"n":2}"#, &["-H", "Idempotency-Key: short"]);
+    let (_, short) = post(
+        &gateway,
+        &key,
+        "/command/sensor_001?ttl=1",
+        r#"{"n":2}"#,
+        &["-H", "Idempotency-Key: short"],
+    );
     let id = short["message_id"].as_str().unwrap();
-    eventually("expired", SOON, || (status(&gateway, &key, id)["status"] == "expired").then_some(()));
+    eventually("expired", SOON, || {
+        (status(&gateway, &key, id)["status"] == "expired").then_some(())
+    });
 }
 
 #[test]

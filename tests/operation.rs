@@ -1,4 +1,9 @@
 //! Running it: revocation, reloads, restarts, backups, and everything that must be refused.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that fails says where"
+)]
 
 mod support;
 
@@ -9,7 +14,7 @@ use std::{
 };
 
 use support::{
-    Backend, Setup, SOON, Subscriber, envelope, eventually,
+    Backend, SOON, Setup, Subscriber, envelope, eventually,
     gateway::free_address,
     mqtt::{Client, Hello, Packet, tls_config},
 };
@@ -17,7 +22,10 @@ use tidegate_mqtt::{QoS, Version};
 
 #[test]
 fn revoking_a_device_closes_its_session_within_a_second_and_keeps_it_out() {
-    let gateway = Setup::new().device("sensor_001").device("sensor_002").start();
+    let gateway = Setup::new()
+        .device("sensor_001")
+        .device("sensor_002")
+        .start();
     let (one, two) = (gateway.bundle("sensor_001"), gateway.bundle("sensor_002"));
     let mut client = Client::connect(&gateway, &one, &Hello::default());
     let mut other = Client::connect(&gateway, &two, &Hello::default());
@@ -29,16 +37,35 @@ fn revoking_a_device_closes_its_session_within_a_second_and_keeps_it_out() {
             Ok(_) => {}
         }
     }
-    assert!(revoked.elapsed() < Duration::from_secs(1), "it took {:?}", revoked.elapsed());
+    assert!(
+        revoked.elapsed() < Duration::from_secs(1),
+        "it took {:?}",
+        revoked.elapsed()
+    );
     assert!(Client::try_connect(gateway.mqtt(), &tls_config(&one), &Hello::default()).is_err());
-    assert_eq!(other.publish("device/sensor_002/data", envelope("sensor_002", "1").as_bytes()).0, 0);
+    assert_eq!(
+        other
+            .publish(
+                "device/sensor_002/data",
+                envelope("sensor_002", "1").as_bytes()
+            )
+            .0,
+        0
+    );
 }
 
 #[test]
 fn disabling_a_device_closes_its_session_and_enabling_lets_it_back() {
     let gateway = Setup::new().start();
     let folder = gateway.setup.path("bundle");
-    gateway.run(&["pki", "issue", "device", "guest", "--out", folder.to_str().unwrap()]);
+    gateway.run(&[
+        "pki",
+        "issue",
+        "device",
+        "guest",
+        "--out",
+        folder.to_str().unwrap(),
+    ]);
     let mut client = Client::connect(&gateway, &folder, &Hello::default());
     gateway.run(&["device", "disable", "guest"]);
     let disabled = Instant::now();
@@ -48,55 +75,106 @@ fn disabling_a_device_closes_its_session_and_enabling_lets_it_back() {
             Ok(_) => {}
         }
     }
-    assert!(disabled.elapsed() < Duration::from_secs(1), "it took {:?}", disabled.elapsed());
+    assert!(
+        disabled.elapsed() < Duration::from_secs(1),
+        "it took {:?}",
+        disabled.elapsed()
+    );
     let refused = Client::try_connect(gateway.mqtt(), &tls_config(&folder), &Hello::default());
-    assert!(!matches!(refused, Ok((_, Packet::ConnAck { reason: 0, .. }))));
+    assert!(!matches!(
+        refused,
+        Ok((_, Packet::ConnAck { reason: 0, .. }))
+    ));
     gateway.run(&["device", "enable", "guest"]);
     Client::connect(&gateway, &folder, &Hello::default());
 }
 
 #[test]
 fn a_reload_changes_devices_and_certificates_and_keeps_sessions() {
-    let gateway = Setup::new().device("sensor_001").device("sensor_002").start();
+    let gateway = Setup::new()
+        .device("sensor_001")
+        .device("sensor_002")
+        .start();
     let mut stays = Client::connect(&gateway, &gateway.bundle("sensor_001"), &Hello::default());
     let mut goes = Client::connect(&gateway, &gateway.bundle("sensor_002"), &Hello::default());
     let config = gateway.setup.path("tidegate.toml");
     let text = fs::read_to_string(&config).unwrap();
     let secret = gateway.setup.path("sensor_001.secret");
     let (kept, _) = text.split_once("[devices.sensor_002]").unwrap();
-    fs::write(&config, format!("{kept}[devices.sensor_003]\nsecret_file = {secret:?}\n")).unwrap();
+    fs::write(
+        &config,
+        format!("{kept}[devices.sensor_003]\nsecret_file = {secret:?}\n"),
+    )
+    .unwrap();
     gateway.signal("-HUP");
-    let closed = eventually("the removed device to be disconnected", SOON, || match goes.receive() {
-        Ok(Packet::Disconnect(_)) | Err(_) => Some(()),
-        Ok(_) => None,
-    });
-    let () = closed;
+    eventually(
+        "the removed device to be disconnected",
+        SOON,
+        || match goes.receive() {
+            Ok(Packet::Disconnect(_)) | Err(_) => Some(()),
+            Ok(_) => None,
+        },
+    );
     gateway.wait_log("sensor_003");
-    assert_eq!(stays.publish("device/sensor_001/data", envelope("sensor_001", "1").as_bytes()).0, 0);
+    assert_eq!(
+        stays
+            .publish(
+                "device/sensor_001/data",
+                envelope("sensor_001", "1").as_bytes()
+            )
+            .0,
+        0
+    );
 
     // A new server certificate is taken up without dropping anybody.
     let before = server_certificate(&gateway);
     gateway.run(&["pki", "renew", "server"]);
-    eventually("the new certificate", SOON, || (server_certificate(&gateway) != before).then_some(()));
-    assert_eq!(stays.publish("device/sensor_001/data", envelope("sensor_001", "2").as_bytes()).0, 0);
+    eventually("the new certificate", SOON, || {
+        (server_certificate(&gateway) != before).then_some(())
+    });
+    assert_eq!(
+        stays
+            .publish(
+                "device/sensor_001/data",
+                envelope("sensor_001", "2").as_bytes()
+            )
+            .0,
+        0
+    );
 
     // A broken file changes nothing and says why.
     fs::write(&config, "listeners = 7\n").unwrap();
     gateway.signal("-HUP");
     gateway.wait_log("listeners");
-    assert_eq!(stays.publish("device/sensor_001/data", envelope("sensor_001", "3").as_bytes()).0, 0);
+    assert_eq!(
+        stays
+            .publish(
+                "device/sensor_001/data",
+                envelope("sensor_001", "3").as_bytes()
+            )
+            .0,
+        0
+    );
 }
 
 /// What openssl s_client sees.
 fn server_certificate(gateway: &support::Gateway) -> String {
     let output = std::process::Command::new("openssl")
-        .args(["s_client", "-connect", &gateway.mqtt().to_string(), "-showcerts"])
+        .args([
+            "s_client",
+            "-connect",
+            &gateway.mqtt().to_string(),
+            "-showcerts",
+        ])
         .stdin(Stdio::null())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("BEGIN CERTIFICATE"), "{text}");
-    text.split("-----BEGIN CERTIFICATE-----").nth(1).unwrap().to_owned()
+    text.split("-----BEGIN CERTIFICATE-----")
+        .nth(1)
+        .unwrap()
+        .to_owned()
 }
 
 #[test]
@@ -105,7 +183,13 @@ fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
     let bundle = gateway.bundle("sensor_001");
     let connect = |option: &str| {
         std::process::Command::new("openssl")
-            .args(["s_client", "-connect", &gateway.mqtt().to_string(), "-verify_return_error", option])
+            .args([
+                "s_client",
+                "-connect",
+                &gateway.mqtt().to_string(),
+                "-verify_return_error",
+                option,
+            ])
             .args(["-CAfile", bundle.join("ca.crt").to_str().unwrap()])
             .args(["-cert", bundle.join("device.crt").to_str().unwrap()])
             .args(["-key", bundle.join("device.key").to_str().unwrap()])
@@ -141,25 +225,80 @@ fn passwords_work_only_where_a_listener_says_so_and_it_says_so_loudly() {
         ..Hello::default()
     };
     let (mut client, answer) = Client::plain(plain, &hello("correct horse battery")).unwrap();
-    assert!(matches!(answer, Packet::ConnAck { reason: 0, .. }), "{answer:?}");
-    assert_eq!(client.publish("device/sensor_001/data", envelope("sensor_001", "1").as_bytes()).0, 0);
+    assert!(
+        matches!(answer, Packet::ConnAck { reason: 0, .. }),
+        "{answer:?}"
+    );
+    assert_eq!(
+        client
+            .publish(
+                "device/sensor_001/data",
+                envelope("sensor_001", "1").as_bytes()
+            )
+            .0,
+        0
+    );
     let (_, answer) = Client::plain(plain, &hello("wrong")).unwrap();
-    assert!(!matches!(answer, Packet::ConnAck { reason: 0, .. }), "{answer:?}");
+    assert!(
+        !matches!(answer, Packet::ConnAck { reason: 0, .. }),
+        "{answer:?}"
+    );
     let output = std::process::Command::new("mosquitto_pub")
-        .args(["-h", "localhost", "-p", &server_tls.port().to_string(), "-u", "sensor_001", "-P", "correct horse battery"])
-        .args(["--cafile", gateway.bundle("sensor_001").join("ca.crt").to_str().unwrap()])
-        .args(["-q", "1", "-t", "device/sensor_001/data", "-m", &envelope("sensor_001", "2")])
+        .args([
+            "-h",
+            "localhost",
+            "-p",
+            &server_tls.port().to_string(),
+            "-u",
+            "sensor_001",
+            "-P",
+            "correct horse battery",
+        ])
+        .args([
+            "--cafile",
+            gateway
+                .bundle("sensor_001")
+                .join("ca.crt")
+                .to_str()
+                .unwrap(),
+        ])
+        .args([
+            "-q",
+            "1",
+            "-t",
+            "device/sensor_001/data",
+            "-m",
+            &envelope("sensor_001", "2"),
+        ])
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
 fn the_newer_session_of_a_device_takes_over() {
     let gateway = Setup::new().device("sensor_001").start();
     let bundle = gateway.bundle("sensor_001");
-    let mut first = Client::connect(&gateway, &bundle, &Hello { client_id: "a", ..Hello::default() });
-    let mut second = Client::connect(&gateway, &bundle, &Hello { client_id: "b", ..Hello::default() });
+    let mut first = Client::connect(
+        &gateway,
+        &bundle,
+        &Hello {
+            client_id: "a",
+            ..Hello::default()
+        },
+    );
+    let mut second = Client::connect(
+        &gateway,
+        &bundle,
+        &Hello {
+            client_id: "b",
+            ..Hello::default()
+        },
+    );
     loop {
         match first.receive() {
             Ok(Packet::Disconnect(code)) => {
@@ -170,27 +309,49 @@ fn the_newer_session_of_a_device_takes_over() {
             Ok(_) => {}
         }
     }
-    assert_eq!(second.publish("device/sensor_001/data", envelope("sensor_001", "1").as_bytes()).0, 0);
+    assert_eq!(
+        second
+            .publish(
+                "device/sensor_001/data",
+                envelope("sensor_001", "1").as_bytes()
+            )
+            .0,
+        0
+    );
 }
 
 #[test]
 fn an_operator_watches_accepted_telemetry_and_devices_on_free_topics_talk() {
     let gateway = Setup::new()
         .device("sensor_001")
-        .device_with("pot", "signing = \"none\"\npublish = [\"sensors/#\"]\ntelemetry = [\"sensors/pot\"]")
+        .device_with(
+            "pot",
+            "signing = \"none\"\npublish = [\"sensors/#\"]\ntelemetry = [\"sensors/pot\"]",
+        )
         .start();
     let folder = gateway.setup.path("operator");
-    gateway.run(&["pki", "issue", "operator", "dashboard", "--out", folder.to_str().unwrap()]);
-    for (from, to) in [("operator.crt", "device.crt"), ("operator.key", "device.key")] {
-        if folder.join(from).exists() {
-            fs::copy(folder.join(from), folder.join(to)).unwrap();
-        }
+    gateway.run(&[
+        "pki",
+        "issue",
+        "operator",
+        "dashboard",
+        "--out",
+        folder.to_str().unwrap(),
+    ]);
+    for (from, to) in [
+        ("dashboard.crt", "device.crt"),
+        ("dashboard.key", "device.key"),
+    ] {
+        fs::copy(folder.join(from), folder.join(to)).unwrap();
     }
     let everything = Subscriber::start(&gateway, &folder, "#", &["-v"]);
     let message = envelope("sensor_001", r#"{"temperature":1}"#);
     let mut device = Client::connect(&gateway, &gateway.bundle("sensor_001"), &Hello::default());
     device.publish("device/sensor_001/data", message.as_bytes());
-    assert_eq!(everything.message(), format!("device/sensor_001/data {message}"));
+    assert_eq!(
+        everything.message(),
+        format!("device/sensor_001/data {message}")
+    );
     let mut pot = Client::connect(&gateway, &gateway.bundle("pot"), &Hello::default());
     pot.send("sensors/pot", b"80", QoS::AtLeastOnce).unwrap();
     assert_eq!(everything.message(), "sensors/pot 80");
@@ -222,7 +383,10 @@ fn a_database_from_the_future_is_left_alone() {
     let mut gateway = Setup::new().start();
     assert!(gateway.stop().success());
     let database = gateway.setup.state_dir().join("tidegate.db");
-    rusqlite::Connection::open(&database).unwrap().pragma_update(None, "user_version", 999).unwrap();
+    rusqlite::Connection::open(&database)
+        .unwrap()
+        .pragma_update(None, "user_version", 999)
+        .unwrap();
     let before = fs::read(&database).unwrap();
     let output = gateway.setup.tidegate(&["run"]);
     assert!(!output.status.success());
@@ -242,7 +406,10 @@ fn a_damaged_database_is_reported_and_kept() {
     let output = gateway.setup.tidegate(&["run"]);
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(text.contains("damaged") && text.contains("tidegate.db"), "{text}");
+    assert!(
+        text.contains("damaged") && text.contains("tidegate.db"),
+        "{text}"
+    );
     assert_eq!(fs::read(&database).unwrap(), bytes);
 }
 
@@ -250,39 +417,77 @@ fn a_damaged_database_is_reported_and_kept() {
 fn a_backup_taken_while_running_starts_a_second_gateway_with_the_same_devices_and_debts() {
     let backend = Backend::start();
     backend.go_down();
-    let gateway = Setup::new().device("sensor_001").backend(&backend.url()).start();
+    let gateway = Setup::new()
+        .device("sensor_001")
+        .backend(&backend.url())
+        .start();
     let bundle = gateway.bundle("sensor_001");
     let mut client = Client::connect(&gateway, &bundle, &Hello::default());
     for n in 0..10 {
-        client.publish("device/sensor_001/data", envelope("sensor_001", &format!(r#"{{"n":{n}}}"#)).as_bytes());
+        client.publish(
+            "device/sensor_001/data",
+            envelope("sensor_001", &format!(r#"{{"n":{n}}}"#)).as_bytes(),
+        );
     }
     let copy = gateway.setup.path("backup.tar");
     gateway.run(&["backup", copy.to_str().unwrap()]);
-    client.publish("device/sensor_001/data", envelope("sensor_001", r#"{"n":"after"}"#).as_bytes());
+    client.publish(
+        "device/sensor_001/data",
+        envelope("sensor_001", r#"{"n":"after"}"#).as_bytes(),
+    );
 
     let second = Setup::new().device("sensor_001").backend(&backend.url());
     let output = second.tidegate(&["restore", copy.to_str().unwrap()]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let output = second.tidegate(&["restore", copy.to_str().unwrap()]);
-    assert!(!output.status.success(), "a state that is there is not overwritten");
+    assert!(
+        !output.status.success(),
+        "a state that is there is not overwritten"
+    );
     let second = second.start();
     assert_eq!(second.json(&["status"])["upstreams"]["backend"]["owed"], 10);
     let mut client = Client::connect(&second, &bundle, &Hello::default());
-    assert_eq!(client.publish("device/sensor_001/data", envelope("sensor_001", "1").as_bytes()).0, 0);
+    assert_eq!(
+        client
+            .publish(
+                "device/sensor_001/data",
+                envelope("sensor_001", "1").as_bytes()
+            )
+            .0,
+        0
+    );
 }
 
 #[test]
 fn sigterm_finishes_what_was_begun() {
     let backend = Backend::start();
-    let mut gateway = Setup::new().device("sensor_001").backend(&backend.url()).start();
+    let mut gateway = Setup::new()
+        .device("sensor_001")
+        .backend(&backend.url())
+        .start();
     let mut client = Client::connect(&gateway, &gateway.bundle("sensor_001"), &Hello::default());
-    client.publish("device/sensor_001/data", envelope("sensor_001", "1").as_bytes());
+    client.publish(
+        "device/sensor_001/data",
+        envelope("sensor_001", "1").as_bytes(),
+    );
     let started = Instant::now();
     assert!(gateway.stop().success());
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
     let mut last = None;
     while let Ok(packet) = client.receive() {
         last = Some(packet);
     }
-    assert_eq!(last, Some(Packet::Disconnect(0x8B)), "the device is told that the server shuts down");
+    assert_eq!(
+        last,
+        Some(Packet::Disconnect(0x8B)),
+        "the device is told that the server shuts down"
+    );
 }

@@ -59,7 +59,10 @@ impl Health {
     /// Whether the writer committed lately.
     #[must_use]
     pub fn commits(&self, now: Instant) -> bool {
-        let committed = *self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        let committed = *self
+            .committed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         committed.is_some_and(|at| now.saturating_duration_since(at) <= COMMIT_OVERDUE)
     }
 

@@ -11,10 +11,7 @@ use std::{
 };
 
 use time::OffsetDateTime;
-use tokio::{
-    net::TcpListener,
-    sync::watch,
-};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,18 +29,21 @@ use crate::{
     command::{Commands, Rules},
     config::{self, Config, Sources, Upstream},
     control::{self, Operations, Socket, answer::Listener},
-    forward::{self, ForwardMetrics, Forwarder, http::{HttpError, HttpUpstream}},
+    forward::{
+        self, ForwardMetrics, Forwarder,
+        http::{HttpError, HttpUpstream},
+    },
     front::{self, Directory, FrontMetrics},
     outbox,
     pki::{Credentials, CredentialsError, PkiDir, PkiError},
     registry::{self, Rate, Registry, RegistryError},
     seal,
-    store::{Checkpointer, OpenError, Opened, Options, Store, StoreError, StoreMetrics, Wanted, Writer},
+    store::{
+        Checkpointer, DATABASE, OpenError, Opened, Options, Store, StoreError, StoreMetrics,
+        Wanted, Writer,
+    },
     trace,
 };
-
-/// The database's name in the state folder.
-pub const DATABASE: &str = "tidegate.db";
 
 /// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,10 @@ pub enum StartError {
     #[error(transparent)]
     Front(#[from] front::BindError),
     #[error("the API cannot listen on {address}: {source}; is another program using it?")]
-    Api { address: SocketAddr, source: io::Error },
+    Api {
+        address: SocketAddr,
+        source: io::Error,
+    },
     #[error(transparent)]
     Control(#[from] control::BindError),
     #[error(transparent)]
@@ -89,7 +92,9 @@ impl StartError {
             | Self::Control(control::BindError::InUse(_))
             | Self::Front(front::BindError::Bind { .. })
             | Self::Api { .. } => Exit::InUse,
-            Self::Open(OpenError::FromTheFuture { .. } | OpenError::Damaged { .. }) => Exit::Damaged,
+            Self::Open(OpenError::FromTheFuture { .. } | OpenError::Damaged { .. }) => {
+                Exit::Damaged
+            }
             Self::StateDir { .. } | Self::Open(_) | Self::Control(_) | Self::Thread(_) => Exit::Io,
             Self::Http(_) | Self::Registry(RegistryError::Declarations(_)) => Exit::Config,
             _ => Exit::Failure,
@@ -98,7 +103,10 @@ impl StartError {
 }
 
 /// A gateway with everything open that serves nobody yet.
-#[expect(missing_debug_implementations, reason = "a bag of shared parts, most of them large")]
+#[expect(
+    missing_debug_implementations,
+    reason = "a bag of shared parts, most of them large"
+)]
 pub struct App {
     pub(super) gateway: Arc<Gateway>,
     pub(super) edges: Tasks,
@@ -130,9 +138,14 @@ impl App {
         let (edges, edges_ended) = Tasks::new();
         let (core, core_ended) = Tasks::new();
         match open(config, &edges, &core).await {
-            Ok((gateway, pending)) => {
-                Ok(Self { gateway, edges, edges_ended, core, core_ended, pending: Some(pending) })
-            }
+            Ok((gateway, pending)) => Ok(Self {
+                gateway,
+                edges,
+                edges_ended,
+                core,
+                core_ended,
+                pending: Some(pending),
+            }),
             Err(error) => {
                 edges.stop();
                 edges.drained().await;
@@ -146,7 +159,11 @@ impl App {
     /// Lets SIGHUP and `tidegate reload` read the configuration from here.
     #[must_use]
     pub fn reloading_from(self, sources: Sources, log: trace::Control) -> Self {
-        *self.gateway.reloading.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+        *self
+            .gateway
+            .reloading
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) =
             Some(Arc::new(Reloading { sources, log }));
         self
     }
@@ -158,7 +175,9 @@ impl App {
 
     /// Starts every task. Connections are accepted from here on.
     pub(super) fn start(&mut self) -> Result<(), StartError> {
-        let Some(pending) = self.pending.take() else { return Ok(()) };
+        let Some(pending) = self.pending.take() else {
+            return Ok(());
+        };
         let (gateway, edges) = (&self.gateway, &self.edges);
         let config = gateway.config();
         let (credentials, current) = watch::channel(Arc::clone(&pending.credentials));
@@ -193,7 +212,10 @@ impl App {
                 body_bytes: bytes(config.api.body_bytes),
                 request_timeout: REQUEST_TIMEOUT,
             });
-            edges.spawn("API", api::serve(listener, receiver, router, Bounds::default(), edges.clone()));
+            edges.spawn(
+                "API",
+                api::serve(listener, receiver, router, Bounds::default(), edges.clone()),
+            );
         }
         let operations = Operations {
             registry: Arc::clone(&gateway.registry),
@@ -204,7 +226,10 @@ impl App {
             live: Arc::clone(gateway) as Arc<dyn control::Live>,
             state_dir: gateway.state_dir.clone(),
         };
-        edges.spawn("control socket", control::serve(pending.control, Arc::new(operations), edges.clone()));
+        edges.spawn(
+            "control socket",
+            control::serve(pending.control, Arc::new(operations), edges.clone()),
+        );
         edges.spawn("audit", pending.recorder.run(edges.stopping()));
         edges.spawn(
             "credentials",
@@ -221,11 +246,19 @@ impl App {
         }
         edges.spawn("rounds", rounds::go(Arc::clone(gateway), edges.stopping()));
         let health = Arc::clone(gateway);
-        edges.spawn("watchdog", notify::feed_watchdog(edges.stopping(), move || health.alive()));
+        edges.spawn(
+            "watchdog",
+            notify::feed_watchdog(edges.stopping(), move || health.alive()),
+        );
         Ok(())
     }
 
-    fn forward(&self, config: &Config, name: &str, upstream: Arc<dyn forward::Upstream>) -> Result<(), StartError> {
+    fn forward(
+        &self,
+        config: &Config,
+        name: &str,
+        upstream: Arc<dyn forward::Upstream>,
+    ) -> Result<(), StartError> {
         let (gateway, edges) = (&self.gateway, &self.edges);
         let (Some(running), Some(Upstream::Http(settings))) =
             (gateway.upstreams.get(name), config.upstreams.get(name))
@@ -237,13 +270,19 @@ impl App {
                 name: name.into(),
                 settings: outbox::Settings {
                     workers: usize::from(settings.workers),
-                    backoff: outbox::Backoff { min: settings.retry_min, max: settings.retry_max },
+                    backoff: outbox::Backoff {
+                        min: settings.retry_min,
+                        max: settings.retry_max,
+                    },
                     max_age: config.storage.max_age,
                     events: settings.events,
                     limits: outbox::Limits::default(),
                 },
                 upstream,
-                debts: Arc::new(Owed { store: gateway.store.clone(), upstream: running.key }),
+                debts: Arc::new(Owed {
+                    store: gateway.store.clone(),
+                    upstream: running.key,
+                }),
                 devices: Arc::new(Known(Arc::clone(&gateway.registry))),
                 replies: Arc::new(ToSessions(Arc::clone(&gateway.directory))),
                 clock: Arc::clone(&gateway.clock),
@@ -258,7 +297,11 @@ impl App {
     }
 }
 
-async fn open(config: Config, edges: &Tasks, core: &Tasks) -> Result<(Arc<Gateway>, Pending), StartError> {
+async fn open(
+    config: Config,
+    edges: &Tasks,
+    core: &Tasks,
+) -> Result<(Arc<Gateway>, Pending), StartError> {
     let state_dir = config.state_dir.clone();
     make_private(&state_dir)?;
     let store_metrics = Arc::new(StoreMetrics::default());
@@ -270,16 +313,22 @@ async fn open(config: Config, edges: &Tasks, core: &Tasks) -> Result<(Arc<Gatewa
     if let seal::Origin::Created(path) = &origin {
         tracing::info!(path = %path.display(), "made a master key: without it, device secrets in backups cannot be read");
     }
-    let rate = Rate { per_second: config.limits.messages_per_second, burst: config.limits.message_burst };
+    let rate = Rate {
+        per_second: config.limits.messages_per_second,
+        burst: config.limits.message_burst,
+    };
     let registry = Arc::new(Registry::open(store.clone(), Arc::new(master), rate).await?);
-    registry.reconcile(&config.devices, clock.unchecked_now()).await?;
+    registry
+        .reconcile(&config.devices, clock.unchecked_now())
+        .await?;
     let keys = Arc::new(Keys::open(store.clone()).await?);
 
     let pki = PkiDir::new(config.pki.dir.as_deref().unwrap_or(&state_dir));
     let profiles = Arc::new(credentials::profiles(&config.pki)?);
     let (dir, settings) = (pki.clone(), config.pki.clone());
-    let opening =
-        tokio::task::spawn_blocking(move || credentials::open(&dir, &settings, OffsetDateTime::now_utc()));
+    let opening = tokio::task::spawn_blocking(move || {
+        credentials::open(&dir, &settings, OffsetDateTime::now_utc())
+    });
     let credentials = Arc::new(opening.await.map_err(|_| StoreError::Stopping)??);
 
     let front_metrics = Arc::new(FrontMetrics::default());
@@ -290,9 +339,14 @@ async fn open(config: Config, edges: &Tasks, core: &Tasks) -> Result<(Arc<Gatewa
         require_v2: config.verification.require_v2,
     };
     let waiting = Arc::clone(&directory);
-    let commands = Commands::open(store.clone(), rules, move |id| waiting.commands_waiting(id)).await?;
+    let commands =
+        Commands::open(store.clone(), rules, move |id| waiting.commands_waiting(id)).await?;
     let broker_metrics = Arc::new(BrokerMetrics::default());
-    let broker = Arc::new(Broker::new(edges, broker_limits(&config.limits), Arc::clone(&broker_metrics))?);
+    let broker = Arc::new(Broker::new(
+        edges,
+        broker_limits(&config.limits),
+        Arc::clone(&broker_metrics),
+    )?);
 
     let bound = front::bind(&config.listeners)?;
     let api = match config.api.address {
@@ -322,8 +376,16 @@ async fn open(config: Config, edges: &Tasks, core: &Tasks) -> Result<(Arc<Gatewa
         front_metrics,
         broker_metrics,
     });
-    let pending =
-        Pending { front: bound, broker, api, control, credentials, audit, recorder, upstreams };
+    let pending = Pending {
+        front: bound,
+        broker,
+        api,
+        control,
+        credentials,
+        audit,
+        recorder,
+        upstreams,
+    };
     Ok((gateway, pending))
 }
 
@@ -332,19 +394,33 @@ fn make_private(dir: &Path) -> Result<(), StartError> {
         .recursive(true)
         .mode(0o700)
         .create(dir)
-        .map_err(|source| StartError::StateDir { path: dir.to_path_buf(), source })
+        .map_err(|source| StartError::StateDir {
+            path: dir.to_path_buf(),
+            source,
+        })
 }
 
-fn open_store(config: &Config, metrics: &Arc<StoreMetrics>, core: &Tasks) -> Result<Store, StartError> {
+fn open_store(
+    config: &Config,
+    metrics: &Arc<StoreMetrics>,
+    core: &Tasks,
+) -> Result<Store, StartError> {
     let options = Options::new(config, config.state_dir.join(DATABASE));
-    let Opened { store, writer, checkpointer } =
-        Store::open(&options, Arc::clone(metrics), clock::system_now())?;
+    let Opened {
+        store,
+        writer,
+        checkpointer,
+    } = Store::open(&options, Arc::clone(metrics), clock::system_now())?;
     start_store(core, writer, checkpointer).map_err(StartError::Thread)?;
     Ok(store)
 }
 
 /// Starts the store's two threads.
-pub(crate) fn start_store(tasks: &Tasks, writer: Writer, checkpointer: Checkpointer) -> io::Result<()> {
+pub(crate) fn start_store(
+    tasks: &Tasks,
+    writer: Writer,
+    checkpointer: Checkpointer,
+) -> io::Result<()> {
     let stopping = tasks.stopping();
     tasks.thread("writer", move || writer.run(&stopping))?;
     let stopping = tasks.stopping();
@@ -353,10 +429,15 @@ pub(crate) fn start_store(tasks: &Tasks, writer: Writer, checkpointer: Checkpoin
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Api { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Api { address, source })
 }
 
-type Upstreams = (Vec<(String, Arc<dyn forward::Upstream>)>, BTreeMap<String, Running>);
+type Upstreams = (
+    Vec<(String, Arc<dyn forward::Upstream>)>,
+    BTreeMap<String, Running>,
+);
 
 /// Makes the store's upstreams those of the configuration, and what delivers to them.
 async fn upstreams(config: &Config, store: &Store) -> Result<Upstreams, StartError> {
@@ -365,7 +446,13 @@ async fn upstreams(config: &Config, store: &Store) -> Result<Upstreams, StartErr
     for (name, upstream) in &config.upstreams {
         let Upstream::Http(settings) = upstream;
         deliver.push((name.clone(), Arc::new(HttpUpstream::new(name, settings)?)));
-        wanted.push((name.clone(), Wanted { data: true, events: settings.events }));
+        wanted.push((
+            name.clone(),
+            Wanted {
+                data: true,
+                events: settings.events,
+            },
+        ));
     }
     if wanted.is_empty() {
         tracing::warn!("no upstream is configured: what is accepted is owed to nobody");
@@ -378,7 +465,14 @@ async fn upstreams(config: &Config, store: &Store) -> Result<Upstreams, StartErr
         .zip(keys)
         .map(|((name, _), key)| {
             let metrics = Arc::new(ForwardMetrics::default());
-            (name, Running { key, metrics, forwarder: OnceLock::new() })
+            (
+                name,
+                Running {
+                    key,
+                    metrics,
+                    forwarder: OnceLock::new(),
+                },
+            )
         })
         .collect();
     Ok((deliver, running))
@@ -386,11 +480,15 @@ async fn upstreams(config: &Config, store: &Store) -> Result<Upstreams, StartErr
 
 fn broker_limits(limits: &config::Limits) -> broker::Limits {
     let filters_per_client = usize::try_from(limits.subscriptions).unwrap_or(usize::MAX);
-    broker::Limits { filters_per_client, ..broker::Limits::default() }
+    broker::Limits {
+        filters_per_client,
+        ..broker::Limits::default()
+    }
 }
 
 fn listeners(front: &[front::Bound], api: Option<&TcpListener>) -> Vec<Listener> {
-    let shown = |address: io::Result<SocketAddr>| address.map_or_else(|e| e.to_string(), |a| a.to_string());
+    let shown =
+        |address: io::Result<SocketAddr>| address.map_or_else(|e| e.to_string(), |a| a.to_string());
     let front = front.iter().map(|bound| Listener {
         name: bound.name().to_owned(),
         address: shown(bound.address()),

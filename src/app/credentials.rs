@@ -38,7 +38,11 @@ pub(super) fn open(
     now: OffsetDateTime,
 ) -> Result<Credentials, CredentialsFailed> {
     let profiles = profiles(settings)?;
-    let hosts = settings.hosts.iter().map(|name| Host::parse(name)).collect::<Result<Vec<_>, _>>()?;
+    let hosts = settings
+        .hosts
+        .iter()
+        .map(|name| Host::parse(name))
+        .collect::<Result<Vec<_>, _>>()?;
     if !dir.is_initialised() {
         let mut all = Host::defaults(Some(&hostname()));
         all.extend(hosts);
@@ -54,7 +58,10 @@ pub(super) fn open(
 }
 
 pub(super) fn profiles(settings: &config::Pki) -> Result<Profiles, PkiError> {
-    settings.profiles_dir.as_deref().map_or_else(Profiles::embedded, Profiles::load)
+    settings
+        .profiles_dir
+        .as_deref()
+        .map_or_else(Profiles::embedded, Profiles::load)
 }
 
 /// The host's name as the kernel has it.
@@ -75,8 +82,13 @@ fn due(dir: &PkiDir, profiles: &Profiles, now: OffsetDateTime) {
 }
 
 /// The API's TLS settings.
-pub(super) fn api_tls(credentials: &Credentials) -> Result<Arc<rustls::ServerConfig>, CredentialsError> {
-    let options = TlsOptions { alpn: vec![b"http/1.1".to_vec()], ..TlsOptions::default() };
+pub(super) fn api_tls(
+    credentials: &Credentials,
+) -> Result<Arc<rustls::ServerConfig>, CredentialsError> {
+    let options = TlsOptions {
+        alpn: vec![b"http/1.1".to_vec()],
+        ..TlsOptions::default()
+    };
     pki::credentials::server_config(credentials, ClientAuth::None, &options).map(Arc::new)
 }
 
@@ -115,13 +127,18 @@ pub(super) async fn watch(
                         Ok(tls) => {
                             api.send_replace(tls);
                         }
-                        Err(error) => tracing::error!(%error, "the API keeps its former certificate"),
+                        Err(error) => {
+                            tracing::error!(%error, "the API keeps its former certificate")
+                        }
                     }
                 }
                 front.send_replace(credentials);
                 tracing::info!("certificates or revocations changed and are in force");
             }
-            Ok(Reload::Failed { error, seen: failed }) => {
+            Ok(Reload::Failed {
+                error,
+                seen: failed,
+            }) => {
                 seen = failed;
                 tracing::error!(%error, "changed certificates cannot be used; the former ones stay in force");
             }

@@ -17,8 +17,8 @@ use zeroize::Zeroizing;
 
 use super::{credentials, exposition};
 use crate::{
-    broker::BrokerMetrics,
     api::{Health, KeyError, Keys, NewKey, Scope, View},
+    broker::BrokerMetrics,
     clock::{Clock, UnixMillis},
     command::Commands,
     config::{self, Config, Sources},
@@ -31,7 +31,7 @@ use crate::{
     metrics::Page,
     pki::{self, Bundle, DeviceRequest, Endpoint, PkiDir, PkiError, Profiles, SecretSource},
     registry::{Registry, RegistryError},
-    store::{LedgerCheck, Ledger, Store, StoreError, StoreMetrics, UpstreamKey},
+    store::{Ledger, LedgerCheck, Store, StoreError, StoreMetrics, UpstreamKey},
     trace,
 };
 
@@ -50,7 +50,10 @@ pub(super) struct Reloading {
 }
 
 /// Everything that lives as long as the gateway does.
-#[expect(missing_debug_implementations, reason = "a bag of shared parts, most of them large")]
+#[expect(
+    missing_debug_implementations,
+    reason = "a bag of shared parts, most of them large"
+)]
 pub struct Gateway {
     pub(super) state_dir: PathBuf,
     pub(super) config: Mutex<Config>,
@@ -92,40 +95,80 @@ pub enum EnrolError {
 impl Gateway {
     /// One line that says how it is, for the log and the service manager.
     pub(super) fn greeting(&self) -> String {
-        let listeners: Vec<String> =
-            self.listeners.iter().map(|listener| listener.address.clone()).collect();
+        let listeners: Vec<String> = self
+            .listeners
+            .iter()
+            .map(|listener| listener.address.clone())
+            .collect();
         let upstreams = match self.upstreams.len() {
             1 => "1 upstream".to_owned(),
             count => format!("{count} upstreams"),
         };
-        format!("ready: {} devices, {upstreams}, listening on {}", self.registry.len(), listeners.join(", "))
+        let devices = match self.registry.len() {
+            1 => "1 device".to_owned(),
+            count => format!("{count} devices"),
+        };
+        format!(
+            "ready: {devices}, {upstreams}, listening on {}",
+            listeners.join(", ")
+        )
     }
 
     pub(super) fn config(&self) -> Config {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     async fn reload(&self) -> Result<Reloaded, Problem> {
-        let reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let reloading = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let Some(reloading) = reloading else {
             let message = "this gateway was not started from a configuration file";
-            return Err(Problem::new(Code::Conflict, message, "stop it and start it again"));
+            return Err(Problem::new(
+                Code::Conflict,
+                message,
+                "stop it and start it again",
+            ));
         };
         let sources = reloading.sources.clone();
         let loaded = config::load(&sources).map_err(|error| {
-            Problem::new(Code::Config, error.to_string(), "correct it; what runs goes on unchanged")
+            Problem::new(
+                Code::Config,
+                error.to_string(),
+                "correct it; what runs goes on unchanged",
+            )
         })?;
         let new = loaded.config;
-        if let Some(finding) = config::check(&new).into_iter().find(|f| f.severity == config::Severity::Error) {
+        if let Some(finding) = config::check(&new)
+            .into_iter()
+            .find(|f| f.severity == config::Severity::Error)
+        {
             let message = format!("{}: {}", finding.key, finding.message);
             return Err(Problem::new(Code::Config, message, finding.remedy));
         }
-        let difference = self.registry.reconcile(&new.devices, self.clock.unchecked_now()).await?;
-        reloading.log.reload(&new.log).map_err(|error| Problem::new(Code::Config, error.to_string(), ""))?;
-        let old = std::mem::replace(&mut *self.config.lock().unwrap_or_else(PoisonError::into_inner), new.clone());
+        let difference = self
+            .registry
+            .reconcile(&new.devices, self.clock.unchecked_now())
+            .await?;
+        reloading
+            .log
+            .reload(&new.log)
+            .map_err(|error| Problem::new(Code::Config, error.to_string(), ""))?;
+        let old = std::mem::replace(
+            &mut *self.config.lock().unwrap_or_else(PoisonError::into_inner),
+            new.clone(),
+        );
         let restart = needs_restart(&old, &new);
         if !restart.is_empty() {
-            tracing::warn!(settings = restart.join(", "), "these changes take effect at the next start");
+            tracing::warn!(
+                settings = restart.join(", "),
+                "these changes take effect at the next start"
+            );
         }
         Ok(reloaded(&difference, restart))
     }
@@ -134,7 +177,8 @@ impl Gateway {
 /// Settings other than devices and logging that differ, by their top-level name.
 fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     let (old, new) = (serde_json::to_value(old), serde_json::to_value(new));
-    let (Ok(serde_json::Value::Object(old)), Ok(serde_json::Value::Object(new))) = (old, new) else {
+    let (Ok(serde_json::Value::Object(old)), Ok(serde_json::Value::Object(new))) = (old, new)
+    else {
         return Vec::new();
     };
     old.iter()
@@ -145,13 +189,25 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
 }
 
 fn reloaded(difference: &crate::registry::Difference, needs_restart: Vec<String>) -> Reloaded {
-    let added = difference.added.iter().map(|id| format!("added device {id}"));
-    let changed = difference
-        .changed
+    let added = difference
+        .added
         .iter()
-        .map(|change| format!("changed device {} ({})", change.id, change.settings.join(", ")));
-    let removed = difference.removed.iter().map(|id| format!("removed device {id}"));
-    Reloaded { changes: added.chain(changed).chain(removed).collect(), needs_restart }
+        .map(|id| format!("added device {id}"));
+    let changed = difference.changed.iter().map(|change| {
+        format!(
+            "changed device {} ({})",
+            change.id,
+            change.settings.join(", ")
+        )
+    });
+    let removed = difference
+        .removed
+        .iter()
+        .map(|id| format!("removed device {id}"));
+    Reloaded {
+        changes: added.chain(changed).chain(removed).collect(),
+        needs_restart,
+    }
 }
 
 impl Live for Gateway {
@@ -173,7 +229,11 @@ impl Live for Gateway {
     }
 
     fn outbox_changed(&self, upstream: UpstreamKey) {
-        for running in self.upstreams.values().filter(|running| running.key == upstream) {
+        for running in self
+            .upstreams
+            .values()
+            .filter(|running| running.key == upstream)
+        {
             if let Some(forwarder) = running.forwarder.get() {
                 forwarder.parked_changed();
             }
@@ -245,7 +305,9 @@ impl Handle {
     #[must_use]
     pub fn ledger(&self, upstream: &str) -> Ledger {
         let running = self.0.upstreams.get(upstream);
-        running.and_then(|running| self.0.store.ledger(running.key)).unwrap_or_default()
+        running
+            .and_then(|running| self.0.store.ledger(running.key))
+            .unwrap_or_default()
     }
 
     /// The balance of an upstream beside what its tables hold. Blocks.
@@ -254,20 +316,30 @@ impl Handle {
     /// When the database cannot be read.
     pub fn verify_ledger(&self, upstream: &str) -> Result<Option<LedgerCheck>, StoreError> {
         let running = self.0.upstreams.get(upstream);
-        running.map(|running| self.0.store.verify_ledger(running.key)).transpose()
+        running
+            .map(|running| self.0.store.verify_ledger(running.key))
+            .transpose()
     }
 
     /// Messages refused so far, for whatever reason.
     #[must_use]
     pub fn rejected(&self) -> u64 {
-        tidegate_wire::Reason::ALL.iter().map(|reason| self.0.front_metrics.rejected(*reason).get()).sum()
+        tidegate_wire::Reason::ALL
+            .iter()
+            .map(|reason| self.0.front_metrics.rejected(*reason).get())
+            .sum()
     }
 
     /// Issues a certificate and a secret to a device, makes it known, and writes its bundle to `folder`.
     ///
     /// # Errors
     /// [`EnrolError`].
-    pub async fn enrol(&self, id: &str, folder: &Path, gateway: Endpoint) -> Result<Bundle, EnrolError> {
+    pub async fn enrol(
+        &self,
+        id: &str,
+        folder: &Path,
+        gateway: Endpoint,
+    ) -> Result<Bundle, EnrolError> {
         let known = DeviceId::try_from(id).map_err(|_| EnrolError::Id(id.to_owned()))?;
         let request = DeviceRequest {
             id: id.to_owned(),
@@ -279,9 +351,15 @@ impl Handle {
         let (now, time) = (self.0.clock.unchecked_now(), OffsetDateTime::now_utc());
         let issued = pki::issue_device(&self.0.pki, &self.0.profiles, &request, time)?;
         let registry = &self.0.registry;
-        let secret = issued.bundle.secret.as_ref().map(|secret| secret.as_bytes());
+        let secret = issued
+            .bundle
+            .secret
+            .as_ref()
+            .map(|secret| secret.as_bytes());
         if registry.get(&known).is_none() {
-            registry.add(known, &config::Device::default(), secret, now).await?;
+            registry
+                .add(known, &config::Device::default(), secret, now)
+                .await?;
         } else if let Some(secret) = secret {
             registry.set_secret(&known, secret, now).await?;
         }
@@ -297,7 +375,11 @@ impl Handle {
         if folder.join(format!("{name}.crt")).exists() {
             return Ok(());
         }
-        let request = pki::OperatorRequest { name: name.to_owned(), csr: None, force: true };
+        let request = pki::OperatorRequest {
+            name: name.to_owned(),
+            csr: None,
+            force: true,
+        };
         let profiles = credentials::profiles(&self.0.config().pki)?;
         pki::issue_operator(&self.0.pki, &profiles, &request, OffsetDateTime::now_utc())?
             .write(folder, true)
@@ -308,7 +390,11 @@ impl Handle {
     ///
     /// # Errors
     /// [`KeyError`].
-    pub async fn create_key(&self, name: &str, scopes: &[Scope]) -> Result<Zeroizing<String>, KeyError> {
+    pub async fn create_key(
+        &self,
+        name: &str,
+        scopes: &[Scope],
+    ) -> Result<Zeroizing<String>, KeyError> {
         let key = NewKey {
             name: name.to_owned(),
             scopes: scopes.to_vec(),
@@ -316,7 +402,11 @@ impl Handle {
             expires_at: None,
             by: "local".to_owned(),
         };
-        let (_, token) = self.0.keys.create(key, self.0.clock.unchecked_now()).await?;
+        let (_, token) = self
+            .0
+            .keys
+            .create(key, self.0.clock.unchecked_now())
+            .await?;
         Ok(token)
     }
 }

@@ -41,7 +41,9 @@ impl Gateway {
         self.store.write(|_| Ok(())).await?;
         self.health.committed(Instant::now());
         // Nothing ends on the word of a clock that is not to be believed.
-        let Ok(now) = self.clock.now() else { return Ok(()) };
+        let Ok(now) = self.clock.now() else {
+            return Ok(());
+        };
         self.clock.raise_floor(now);
         self.commands.expire(now).await?;
         if seldom {

@@ -12,7 +12,9 @@ pub(super) fn abort_on_panic() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         report(info);
-        let tolerated = thread::current().name().is_some_and(crate::broker::survives_panic_of);
+        let tolerated = thread::current()
+            .name()
+            .is_some_and(crate::broker::survives_panic_of);
         if !tolerated {
             tracing::error!(%info, "panicked; ending at once");
             std::process::abort();
@@ -22,9 +24,11 @@ pub(super) fn abort_on_panic() {
 
 /// SIGTERM and SIGINT stop gracefully, a second one at once; SIGHUP reloads.
 pub(super) async fn obey(handle: Handle) -> Infallible {
-    let (Some(mut terminate), Some(mut interrupt), Some(mut hangup)) =
-        (on(SignalKind::terminate()), on(SignalKind::interrupt()), on(SignalKind::hangup()))
-    else {
+    let (Some(mut terminate), Some(mut interrupt), Some(mut hangup)) = (
+        on(SignalKind::terminate()),
+        on(SignalKind::interrupt()),
+        on(SignalKind::hangup()),
+    ) else {
         return std::future::pending().await;
     };
     let mut asked = false;
@@ -53,5 +57,7 @@ pub(super) async fn obey(handle: Handle) -> Infallible {
 }
 
 fn on(kind: SignalKind) -> Option<Signal> {
-    signal(kind).inspect_err(|error| tracing::warn!(%error, "a signal cannot be caught")).ok()
+    signal(kind)
+        .inspect_err(|error| tracing::warn!(%error, "a signal cannot be caught"))
+        .ok()
 }

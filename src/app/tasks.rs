@@ -34,8 +34,11 @@ impl Tasks {
     #[must_use]
     pub fn new() -> (Self, Ended) {
         let (ended, receiver) = mpsc::unbounded_channel();
-        let tasks =
-            Self { tracker: TaskTracker::new(), stopping: CancellationToken::new(), ended };
+        let tasks = Self {
+            tracker: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            ended,
+        };
         (tasks, Ended(receiver))
     }
 
@@ -62,7 +65,10 @@ impl Tasks {
         self.start(task);
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place where tasks are started")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where tasks are started"
+    )]
     fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
         tokio::spawn(self.tracker.track_future(task));
     }

@@ -23,12 +23,19 @@ impl Debts for Owed {
         Ok(self.store.position(self.upstream).unwrap_or_default())
     }
 
-    fn read_log(&self, after: Seq, messages: usize, bytes: usize) -> Result<Vec<Message>, StoreError> {
+    fn read_log(
+        &self,
+        after: Seq,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<Vec<Message>, StoreError> {
         self.store.read_log(self.upstream, after, messages, bytes)
     }
 
     fn settle(&self, settled: &[Settled]) -> Result<Vec<Option<i64>>, StoreError> {
-        let ids = self.store.settle_blocking(self.upstream, settled.to_vec())?;
+        let ids = self
+            .store
+            .settle_blocking(self.upstream, settled.to_vec())?;
         Ok(ids.into_iter().map(|id| (id != 0).then_some(id)).collect())
     }
 

@@ -12,12 +12,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Ended, state::DATABASE};
+use super::{Context, Ended};
 use crate::{
     clock::system_now,
     config::Config,
     control::{Code, Problem},
-    store::backup::{BackupError, backup},
+    store::{
+        DATABASE,
+        backup::{BackupError, backup},
+    },
 };
 
 /// Arguments of `tidegate backup`.

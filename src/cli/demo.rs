@@ -77,8 +77,13 @@ pub struct DemoArgs {
 /// Why the demo did not start, or what it found wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    #[error("{address} is in use, or not ours to use ({source}); choose another one with --backend")]
-    Backend { address: SocketAddr, source: io::Error },
+    #[error(
+        "{address} is in use, or not ours to use ({source}); choose another one with --backend"
+    )]
+    Backend {
+        address: SocketAddr,
+        source: io::Error,
+    },
     #[error(transparent)]
     Start(#[from] StartError),
     #[error("cannot issue certificates for the simulated devices: {0}")]
@@ -126,8 +131,10 @@ pub async fn run(args: &DemoArgs, state_dir: PathBuf) -> Result<(), DemoError> {
         return Err(DemoError::NoPause);
     }
     let (tasks, _) = Tasks::new();
-    let backend = Backend::start(args.backend, &tasks)
-        .map_err(|source| DemoError::Backend { address: args.backend, source })?;
+    let backend = Backend::start(args.backend, &tasks).map_err(|source| DemoError::Backend {
+        address: args.backend,
+        source,
+    })?;
     let app = App::build(config(args, &backend, state_dir.clone())).await?;
     let handle = app.handle();
     let tally = Arc::new(Tally::default());
@@ -155,9 +162,15 @@ pub async fn run(args: &DemoArgs, state_dir: PathBuf) -> Result<(), DemoError> {
 }
 
 fn config(args: &DemoArgs, backend: &Backend, state_dir: PathBuf) -> Config {
-    let mut config = Config { state_dir, ..Config::default() };
-    let listener =
-        Listener { address: args.mqtt, mode: ListenerMode::MutualTls, max_fragment_bytes: None };
+    let mut config = Config {
+        state_dir,
+        ..Config::default()
+    };
+    let listener = Listener {
+        address: args.mqtt,
+        mode: ListenerMode::MutualTls,
+        max_fragment_bytes: None,
+    };
     config.listeners.insert("devices".to_owned(), listener);
     config.api.address = Some(args.api);
     config.log.level = "warn".to_owned();
@@ -171,7 +184,10 @@ fn config(args: &DemoArgs, backend: &Backend, state_dir: PathBuf) -> Config {
 }
 
 fn endpoint(address: SocketAddr) -> Endpoint {
-    Endpoint { host: Host::Ip(address.ip()), port: address.port() }
+    Endpoint {
+        host: Host::Ip(address.ip()),
+        port: address.port(),
+    }
 }
 
 fn device_name(number: u16) -> String {
@@ -179,7 +195,11 @@ fn device_name(number: u16) -> String {
 }
 
 /// Certificates and secrets for every simulated device, kept in the state folder between starts.
-async fn identities(args: &DemoArgs, handle: &Handle, state_dir: &Path) -> Result<Vec<Identity>, DemoError> {
+async fn identities(
+    args: &DemoArgs,
+    handle: &Handle,
+    state_dir: &Path,
+) -> Result<Vec<Identity>, DemoError> {
     let mut identities = Vec::new();
     for number in 1..=args.devices {
         let name = device_name(number);
@@ -195,11 +215,19 @@ async fn identities(args: &DemoArgs, handle: &Handle, state_dir: &Path) -> Resul
 
 fn identity(bundle: &Bundle, address: SocketAddr) -> Result<Identity, DemoError> {
     let wrong = |error: &dyn std::fmt::Display| DemoError::Device(error.to_string());
-    let key = bundle.key.as_ref().ok_or_else(|| wrong(&"its bundle has no key"))?;
-    let secret = bundle.secret.as_ref().ok_or_else(|| wrong(&"its bundle has no secret"))?;
+    let key = bundle
+        .key
+        .as_ref()
+        .ok_or_else(|| wrong(&"its bundle has no key"))?;
+    let secret = bundle
+        .secret
+        .as_ref()
+        .ok_or_else(|| wrong(&"its bundle has no secret"))?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| wrong(&e))?;
     let chain = certificates(&bundle.certificate)?;
-    let tls = trusting(bundle)?.with_client_auth_cert(chain, key).map_err(|e| wrong(&e))?;
+    let tls = trusting(bundle)?
+        .with_client_auth_cert(chain, key)
+        .map_err(|e| wrong(&e))?;
     Ok(Identity {
         id: DeviceId::try_from(bundle.device_id.as_str()).map_err(|e| wrong(&e))?,
         key: SigningKey::new(secret.as_bytes()).map_err(|e| wrong(&e))?,
@@ -216,10 +244,12 @@ fn trusting(bundle: &Bundle) -> Result<ClientConfigParts, DemoError> {
     for certificate in certificates(&bundle.ca)? {
         roots.add(certificate).map_err(wrong)?;
     }
-    Ok(ClientConfig::builder_with_provider(Arc::new(pki::credentials::provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(wrong)?
-        .with_root_certificates(roots))
+    Ok(
+        ClientConfig::builder_with_provider(Arc::new(pki::credentials::provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(wrong)?
+            .with_root_certificates(roots),
+    )
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, DemoError> {
@@ -239,14 +269,22 @@ async fn introduce(
     handle.operator("operator", &state_dir.join("operator"))?;
     let state = state_dir.display();
     let mut out = io::stdout().lock();
-    writeln!(out, "Tidegate demo: {} devices, a reading every {}", args.devices, humantime::format_duration(args.every))?;
+    writeln!(
+        out,
+        "Tidegate demo: {} devices, a reading every {}",
+        args.devices,
+        humantime::format_duration(args.every)
+    )?;
     writeln!(out)?;
     writeln!(out, "  devices   mqtts://{}  (mutual TLS)", args.mqtt)?;
     writeln!(out, "  commands  https://{}/command/{{device}}", args.api)?;
     writeln!(out, "  backend   {}", backend.url())?;
     writeln!(out, "  state     {state}")?;
     writeln!(out)?;
-    writeln!(out, "Watch a device's messages, and set its LED, from another terminal:")?;
+    writeln!(
+        out,
+        "Watch a device's messages, and set its LED, from another terminal:"
+    )?;
     writeln!(out)?;
     writeln!(out, "  cd {state}")?;
     writeln!(
@@ -271,8 +309,14 @@ async fn api_key(handle: &Handle, state_dir: &Path) -> Result<String, DemoError>
     if let Ok(key) = std::fs::read_to_string(&path) {
         return Ok(key);
     }
-    let key = handle.create_key("demo", &[Scope::CommandSend, Scope::CommandRead]).await?;
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    let key = handle
+        .create_key("demo", &[Scope::CommandSend, Scope::CommandRead])
+        .await?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
     file.write_all(key.as_bytes())?;
     Ok(key.to_string())
 }
@@ -290,12 +334,16 @@ async fn act(
     let end = args.lasting.map(|lasting| started + lasting);
     // With an end, the outage lies in the middle; without, it begins when there is something to see.
     let outage = args.offline.map(|length| {
-        let lead = args.lasting.map_or(Duration::from_secs(10), |all| all.saturating_sub(length) / 2);
+        let lead = args.lasting.map_or(Duration::from_secs(10), |all| {
+            all.saturating_sub(length) / 2
+        });
         (started + lead, started + lead + length)
     });
     let story = async {
         if args.attack {
-            let trust = trusting(&Bundle::read(&state_dir.join("devices").join(device_name(1)))?)?;
+            let trust = trusting(&Bundle::read(
+                &state_dir.join("devices").join(device_name(1)),
+            )?)?;
             attack(identities, trust, started + Duration::from_secs(2)).await?;
         }
         if let Some((from, to)) = outage {
@@ -320,9 +368,15 @@ async fn act(
     settle(handle, backend).await
 }
 
-async fn attack(identities: &[Identity], trust: ClientConfigParts, at: Instant) -> Result<(), DemoError> {
+async fn attack(
+    identities: &[Identity],
+    trust: ClientConfigParts,
+    at: Instant,
+) -> Result<(), DemoError> {
     sleep_until(at).await;
-    let (Some(first), Some(last)) = (identities.first(), identities.last()) else { return Ok(()) };
+    let (Some(first), Some(last)) = (identities.first(), identities.last()) else {
+        return Ok(());
+    };
     let stranger = attack::stranger(last.id.as_str(), trust).map_err(DemoError::Device)?;
     // The attacker works with a connection of the last device, whose own session it takes over.
     let reports = attack::run(last, first, stranger).await;
@@ -339,7 +393,10 @@ async fn attack(identities: &[Identity], trust: ClientConfigParts, at: Instant) 
     if succeeded == 0 {
         Ok(())
     } else {
-        Err(DemoError::Failed(format!("{succeeded} of {} attacks were not refused", reports.len())))
+        Err(DemoError::Failed(format!(
+            "{succeeded} of {} attacks were not refused",
+            reports.len()
+        )))
     }
 }
 
@@ -363,12 +420,20 @@ async fn settle(handle: &Handle, backend: &Backend) -> Result<(), DemoError> {
         "ledger: accepted {} = delivered {} + owed {} + dead {} + expired {}",
         ledger.accepted, ledger.delivered, ledger.owed, ledger.dead, ledger.expired
     ));
-    status::note(&format!("backend: {} messages took effect, {} deliveries repeated", seen.effects, seen.repeats));
+    status::note(&format!(
+        "backend: {} messages took effect, {} deliveries repeated",
+        seen.effects, seen.repeats
+    ));
     if !checked.holds() {
-        return Err(DemoError::Failed(format!("the ledger does not balance: {checked:?}")));
+        return Err(DemoError::Failed(format!(
+            "the ledger does not balance: {checked:?}"
+        )));
     }
     if ledger.owed != 0 {
-        return Err(DemoError::Failed(format!("{} messages were not delivered in time", ledger.owed)));
+        return Err(DemoError::Failed(format!(
+            "{} messages were not delivered in time",
+            ledger.owed
+        )));
     }
     Ok(())
 }

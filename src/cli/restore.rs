@@ -13,12 +13,12 @@ use super::{
     Context, Ended,
     backup::{FORMAT, MANIFEST, MASTER_KEY, Manifest, PKI, io_problem, store_problem},
     output::moment,
-    state::DATABASE,
 };
 use crate::{
+    clock,
     config::Config,
     control::{Code, Problem},
-    store::backup::restore,
+    store::{DATABASE, backup::restore},
 };
 
 /// Certificates and keys are small; so is what says what the archive is.
@@ -119,8 +119,13 @@ fn put_back(config: &Config, file: &Path) -> Result<Done, Problem> {
             Ok(())
         })
         .and_then(|()| {
-            restore(&unpacked.0.join(DATABASE), &database, false)
-                .map_err(|error| store_problem(&error))
+            restore(
+                &unpacked.0.join(DATABASE),
+                &database,
+                false,
+                clock::system_now(),
+            )
+            .map_err(|error| store_problem(&error))
         });
     match result {
         Ok(contents) => Ok(Done {

@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     api::Keys,
-    app::Tasks,
+    app::{Tasks, start_store},
     clock::{self, Clock, UnixMillis},
     command::{Commands, Rules},
     config::Config,
@@ -25,11 +25,8 @@ use crate::{
     },
     registry::{self, Rate, Registry},
     seal,
-    store::{Options, Store, StoreMetrics, UpstreamKey},
+    store::{DATABASE, Options, Store, StoreMetrics, UpstreamKey},
 };
-
-/// The database's name in the state folder.
-pub(super) const DATABASE: &str = "tidegate.db";
 
 /// Where requests go.
 pub(super) struct State<'a> {
@@ -98,25 +95,15 @@ impl Here {
             .enable_all()
             .build()
             .map_err(|error| Problem::of(Code::Io, &error))?;
-        let options = Options {
-            path: dir.join(DATABASE),
-            disk_budget_bytes: config.storage.disk_budget.as_u64(),
-            when_full: config.storage.when_full,
-            commit_delay: std::time::Duration::ZERO,
-            freshness: config.verification.freshness,
-            max_age: config.storage.max_age,
-        };
+        let options = Options::new(config, dir.join(DATABASE));
         let opened = Store::open(
             &options,
             Arc::new(StoreMetrics::default()),
             clock::system_now(),
         )?;
         let (tasks, _) = Tasks::new();
-        let (store, writer, checkpointer) = (opened.store, opened.writer, opened.checkpointer);
-        let (for_writer, for_checkpointer) = (tasks.stopping(), tasks.stopping());
-        tasks
-            .thread("writer", move || writer.run(&for_writer))
-            .and_then(|_| tasks.thread("checkpoints", move || checkpointer.run(&for_checkpointer)))
+        let store = opened.store;
+        start_store(&tasks, opened.writer, opened.checkpointer)
             .map_err(|error| Problem::of(Code::Io, &error))?;
         match runtime.block_on(operations(config, store)) {
             Ok(operations) => Ok(Self {

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     Shared,
-    connection::{self, Opened},
+    connection::{self, Connection, Opened},
     directory::{NewLive, Owner, Principal},
     inbound::random_message_id,
     mailbox::Mailbox,
@@ -96,8 +96,20 @@ struct Wanted {
 /// Serves a peer until its connection ends.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
     shared: Arc<Shared>,
-    mut arrival: Arrival<S>,
+    arrival: Arrival<S>,
 ) {
+    // What it takes to get here is not carried through the connection's life.
+    let connection = Box::pin(establish(shared, arrival)).await;
+    if let Some(connection) = connection {
+        connection::run(connection).await;
+    }
+}
+
+/// From CONNECT to CONNACK.
+async fn establish<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    shared: Arc<Shared>,
+    mut arrival: Arrival<S>,
+) -> Option<Box<Connection<S>>> {
     let mut input = BytesMut::new();
     let deadline = shared.limits.connect_timeout;
     let wanted = match timeout(deadline, receive(&shared, &mut arrival, &mut input)).await {
@@ -115,45 +127,34 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
             return refuse(&shared, arrival, refused).await;
         }
     };
-    // Boxed: what is needed to open a session is not carried through its life.
-    let (io, address, certificate) = (arrival.io, arrival.address, arrival.certificate);
-    match Box::pin(open(&shared, address, &wanted)).await {
-        Ok(made) => {
-            let opened = Opened {
-                io,
-                shared,
-                owner,
-                turn,
-                live: made.live,
-                session: made.session,
-                expiry: wanted.expiry,
-                keep_alive: wanted.keep_alive,
-                will: made.will,
-                certificate,
-                input,
-                out: made.out,
-            };
-            drop(wanted.client_id);
-            connection::run(opened).await;
-        }
+    match open(&shared, arrival.address, &wanted).await {
+        Ok(made) => Some(Box::new(Connection::new(Opened {
+            io: arrival.io,
+            shared,
+            owner,
+            turn,
+            live: made.live,
+            session: made.session,
+            expiry: wanted.expiry,
+            keep_alive: wanted.keep_alive,
+            will: made.will,
+            certificate: arrival.certificate,
+            input,
+            out: made.out,
+        }))),
         Err(refused) => {
             shared.directory.end_turn(&owner, turn);
-            let arrival = Arrival {
-                io,
-                address,
-                certificate,
-                principal: None,
-            };
-            refuse(&shared, arrival, refused).await;
+            refuse(&shared, arrival, refused).await
         }
     }
 }
 
+/// Says why not. There is no connection then, whatever the type.
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin + Send>(
     shared: &Shared,
     mut arrival: Arrival<S>,
     refused: Refused,
-) {
+) -> Option<Box<Connection<S>>> {
     shared.metrics.ended(Ended::Refused).increment();
     tracing::debug!(address = %arrival.address, why = %refused.text, "CONNECT refused");
     let _ = timeout(shared.limits.connect_timeout, async {
@@ -161,6 +162,7 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin + Send>(
         arrival.io.shutdown().await
     })
     .await;
+    None
 }
 
 /// Reads CONNECT and judges it.

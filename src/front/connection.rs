@@ -18,22 +18,19 @@
 //! pause doubles from [`STORAGE_PAUSE`] to [`STORAGE_PAUSE_MAX`] for each refusal in a row of an
 //! identity, so that a fleet comes back spread out rather than at once.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+mod ending;
+mod outgoing;
+mod waiting;
+
+use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use tidegate_mqtt::{
-    Accept, ClientPacket, DecodeError, Disconnect, PINGRESP, Property, PropertyBuf, ReasonCode,
-    Version, decode, frame,
+    Accept, ClientPacket, DecodeError, Disconnect, PINGRESP, ReasonCode, decode, frame,
 };
 use tidegate_wire::{Channel, MessageId, TopicBuf};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     time::{Instant, Sleep},
 };
 
@@ -42,7 +39,8 @@ use super::{
     directory::{Live, Owner, Principal, Traffic, Turn},
     mailbox::Signals,
     message::Message,
-    metrics::{Dropped, Ended},
+    metrics::Ended,
+    rate::Rate,
     session::{Breach, Received, Release, Session},
     stage::{Burst, Completed, Deferred, Pipeline, Refusal},
 };
@@ -52,31 +50,19 @@ use crate::{
     registry::Device,
     store::{
         StoreError,
-        sessions::{self, DueWill, StoredWill, Waiting},
+        sessions::{self, StoredWill, Waiting},
     },
 };
 
-/// Bytes of a first read, on the stack: two full-sized TLS records' worth of small messages would not
-/// come at once from a peer that is not busy.
-const SMALL_READ: usize = 4 * 1024;
-/// Free space kept in the input buffer of a busy peer.
-const LARGE_READ: usize = 32 * 1024;
 /// Output is gathered up to this before no more messages are added; acknowledgements always fit.
 const OUT_FULL: usize = 64 * 1024;
-/// Output that is not read by the peer stops reading from it.
-const OUT_BLOCKED: usize = 128 * 1024;
 /// A peer that reads nothing of what is sent to it for this long is closed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// For the last words to a peer.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// When the gateway stops: for what is on its way to disk to be acknowledged.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
 /// From a refusal of the storage to closing the connection.
 const STORAGE_PAUSE: Duration = Duration::from_secs(5);
 const STORAGE_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Messages fetched from the session's queue at once, and bytes.
-const PAGE_MESSAGES: usize = 64;
-const PAGE_BYTES: usize = 64 * 1024;
 /// A sleep that nothing but a reset ends.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -141,6 +127,8 @@ enum Done {
     Page(Result<Vec<Waiting>, StoreError>),
     Commands(Vec<(MessageId, Prepared)>),
     Told(Result<(), StoreError>),
+    /// The broker has room again.
+    Room,
 }
 
 type Side = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -187,6 +175,8 @@ pub(super) struct Connection<S> {
     pub(super) device: Option<Arc<Device>>,
     pub(super) data_topic: Option<TopicBuf>,
     pub(super) traffic: Arc<Traffic>,
+    /// What the bucket in `traffic` allows.
+    pub(super) rate: Rate,
     certificate: Option<Certificate>,
     pub(super) expiry: u32,
     will: Option<StoredWill>,
@@ -205,6 +195,9 @@ pub(super) struct Connection<S> {
     commands_reading: bool,
     /// More came while they were being fetched.
     commands_unread: bool,
+    /// Acknowledged messages the broker has no room for yet: nothing more is read meanwhile.
+    pub(super) unrouted: VecDeque<Message>,
+    awaiting_room: bool,
     pub(super) attached: bool,
     last_read: Instant,
     blocked_since: Option<Instant>,
@@ -217,14 +210,18 @@ pub(super) struct Connection<S> {
 }
 
 /// Runs a connection until it ends; when this returns nothing of it is left to do.
-pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(opened: Opened<S>) {
-    let mut connection = Connection::new(opened);
+///
+/// Boxed, and its end as well: a task is as large as what it may ever hold at once, and most of its
+/// life it only waits.
+pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    mut connection: Box<Connection<S>>,
+) {
     let end = connection.serve().await;
-    connection.finish(end).await;
+    Box::pin(connection.finish(end)).await;
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
-    fn new(opened: Opened<S>) -> Self {
+    pub(super) fn new(opened: Opened<S>) -> Self {
         let device = opened
             .live
             .principal
@@ -240,6 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 .device()
                 .map(|id| Channel::Data.topic(id)),
             traffic: opened.shared.directory.traffic(&opened.live.principal),
+            rate: opened.shared.operator_rate,
             io: opened.io,
             shared: opened.shared,
             owner: opened.owner,
@@ -263,6 +261,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             queue_after: 0,
             commands_reading: false,
             commands_unread: false,
+            unrouted: VecDeque::new(),
+            awaiting_room: false,
             attached: false,
             last_read: now,
             blocked_since: None,
@@ -275,9 +275,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     async fn serve(&mut self) -> End {
         self.resubscribe();
-        // Somebody newer may have come between our turn and being seen.
+        // What happened between our turn and being seen was signalled to nobody.
         if self.turn.as_ref().is_some_and(Turn::is_superseded) {
             return Why::TakenOver.into();
+        }
+        if self.shared.stopping.is_cancelled() {
+            return Why::Stopping.into();
+        }
+        if let Err(end) = self.recheck() {
+            return end;
         }
         self.fetch_commands();
         if let Err(end) = self.read_burst() {
@@ -308,142 +314,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 return end;
             }
         }
-    }
-
-    // --- waiting ---------------------------------------------------------------------------------
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        match self.pipeline.poll(cx) {
-            Poll::Ready(Ok(completed)) => return Poll::Ready(Event::Committed(completed)),
-            Poll::Ready(Err(refusal)) => return Poll::Ready(Event::Refused(refusal)),
-            Poll::Pending => {}
-        }
-        for at in 0..self.side.len() {
-            if let Some(side) = self.side.get_mut(at)
-                && let Poll::Ready(done) = side.as_mut().poll(cx)
-            {
-                drop(self.side.swap_remove(at));
-                return Poll::Ready(Event::Side(done));
-            }
-        }
-        if let Poll::Ready(signals) = self.live.mailbox.poll(cx) {
-            return Poll::Ready(Event::Signals(signals));
-        }
-        if let Poll::Ready(event) = self.poll_write(cx) {
-            return Poll::Ready(event);
-        }
-        if self.may_read()
-            && let Poll::Ready(event) = self.poll_read(cx)
-        {
-            return Poll::Ready(event);
-        }
-        self.poll_deadline(cx)
-    }
-
-    /// Writes what there is. Ready when everything went out that had kept others waiting.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        let waited = self.out.len() >= OUT_FULL || self.blocked_since.is_some();
-        while !self.out.is_empty() {
-            match Pin::new(&mut self.io).poll_write(cx, &self.out) {
-                Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Event::Broken(std::io::ErrorKind::WriteZero.into()));
-                }
-                Poll::Ready(Ok(count)) => {
-                    self.shared.metrics.bytes_sent.add(count as u64);
-                    self.out.advance(count);
-                    self.flushed = false;
-                    self.blocked_since = None;
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Event::Broken(error)),
-                Poll::Pending => return self.blocked(),
-            }
-        }
-        if !self.flushed {
-            match Pin::new(&mut self.io).poll_flush(cx) {
-                Poll::Ready(Ok(())) => self.flushed = true,
-                Poll::Ready(Err(error)) => return Poll::Ready(Event::Broken(error)),
-                Poll::Pending => return self.blocked(),
-            }
-        }
-        self.blocked_since = None;
-        if self.out.capacity() > SMALL_READ {
-            self.out = BytesMut::new();
-        }
-        if waited {
-            Poll::Ready(Event::Written)
-        } else {
-            Poll::Pending
-        }
-    }
-
-    fn blocked(&mut self) -> Poll<Event> {
-        self.blocked_since.get_or_insert_with(Instant::now);
-        Poll::Pending
-    }
-
-    fn may_read(&self) -> bool {
-        self.paused_until.is_none() && self.out.len() < OUT_BLOCKED && self.pipeline.has_room()
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        let result = if self.busy {
-            self.input.reserve(LARGE_READ);
-            // Dropped when it is not ready, which loses nothing (read_buf is cancel safe).
-            let read = std::pin::pin!(self.io.read_buf(&mut self.input));
-            read.poll(cx)
-        } else {
-            let mut bytes = [0; SMALL_READ];
-            let mut small = ReadBuf::new(&mut bytes);
-            Pin::new(&mut self.io)
-                .poll_read(cx, &mut small)
-                .map_ok(|()| {
-                    self.input.extend_from_slice(small.filled());
-                    small.filled().len()
-                })
-        };
-        match result {
-            Poll::Ready(Ok(count)) => {
-                self.busy = count >= SMALL_READ;
-                Poll::Ready(Event::Read(count))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Event::Broken(error)),
-            Poll::Pending => {
-                if self.input.is_empty() && self.input.capacity() > 0 {
-                    self.input = BytesMut::new();
-                    self.busy = false;
-                }
-                Poll::Pending
-            }
-        }
-    }
-
-    /// The next moment something is to be done whether or not anything happens.
-    fn next_deadline(&self) -> Option<Instant> {
-        let keep_alive = self.keep_alive.map(|after| self.last_read + after);
-        let write = self.blocked_since.map(|since| since + WRITE_TIMEOUT);
-        [keep_alive, write, self.paused_until]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// The timer is only moved when something is due before it goes off: each read moves the keep
-    /// alive's end, and none of them touches the timer.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        let Some(next) = self.next_deadline() else {
-            return Poll::Pending;
-        };
-        if next < self.sleep.deadline() {
-            self.sleep.as_mut().reset(next);
-        }
-        while self.sleep.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= next {
-                self.sleep.as_mut().reset(Instant::now() + NEVER);
-                return Poll::Ready(Event::Deadline);
-            }
-            self.sleep.as_mut().reset(next);
-        }
-        Poll::Pending
     }
 
     // --- what happened ---------------------------------------------------------------------------
@@ -509,7 +379,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             match self.shared.registry.get(id) {
                 None => return Err(Why::Removed.into()),
                 Some(device) if !device.enabled => return Err(Why::Disabled.into()),
-                Some(device) => self.device = Some(device),
+                Some(device) => {
+                    self.rate = Rate::new(device.rate.per_second, device.rate.burst);
+                    self.device = Some(device);
+                }
             }
         }
         Ok(())
@@ -553,6 +426,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 }
             }
             Done::Told(Ok(())) => {}
+            Done::Room => {
+                self.awaiting_room = false;
+                self.route_rest();
+                return self.buffered_burst();
+            }
             Done::Page(Err(error)) | Done::Told(Err(error)) => return self.refused(error.into()),
         }
         Ok(())
@@ -737,173 +615,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     pub(super) fn output(&mut self) -> (&mut Session, &mut BytesMut) {
         (&mut self.session, &mut self.out)
-    }
-
-    // --- towards the peer ------------------------------------------------------------------------
-
-    /// Sends what waits, and fetches more when that is used up.
-    fn pump(&mut self) {
-        if self.session.wants_messages() {
-            self.live.mailbox.take(self.session.mailbox());
-        }
-        if self.out.len() < OUT_FULL
-            && (self.session.queued() > 0 || !self.session.wants_messages())
-        {
-            let now = self.shared.clock.unchecked_now();
-            let pumped = self.session.pump(now, OUT_FULL, &mut self.out);
-            let metrics = &self.shared.metrics;
-            metrics.messages_sent.add(pumped.sent);
-            metrics.dropped(Dropped::Expired).add(pumped.expired);
-            metrics.dropped(Dropped::TooLarge).add(pumped.too_large);
-            metrics
-                .dropped(Dropped::NoSubscription)
-                .add(pumped.unsubscribed);
-            // QoS 0 commands are delivered, expired messages done: nobody will say so later.
-            if !self.session.delivered.is_empty() || !self.session.progress.is_empty() {
-                self.submit();
-            }
-        }
-        if let Some(session) = self.live.session
-            && self.queue_unread
-            && !self.queue_reading
-            && self.session.queued() == 0
-        {
-            self.queue_unread = false;
-            self.queue_reading = true;
-            let (store, after) = (self.shared.store.clone(), self.queue_after);
-            self.side.push(Box::pin(async move {
-                let page = move |conn: &rusqlite::Connection| {
-                    sessions::page(conn, session, after, PAGE_MESSAGES, PAGE_BYTES)
-                };
-                Done::Page(store.read(page).await)
-            }));
-        }
-    }
-
-    /// Fetches and signs the commands that wait for the device, if it wants to hear of them.
-    pub(super) fn fetch_commands(&mut self) {
-        let Some(device) = self.device.clone() else {
-            return;
-        };
-        let topic = Channel::Command.topic(&device.id);
-        let topic = device.command_topic.as_deref().unwrap_or(&topic);
-        if self.commands_reading {
-            self.commands_unread = true;
-            return;
-        }
-        if !self.shared.commands.waiting(device.key)
-            || self.session.subscriptions.granted(topic).is_none()
-        {
-            return;
-        }
-        self.commands_reading = true;
-        let shared = self.shared.clone();
-        self.side.push(Box::pin(async move {
-            Done::Commands(super::commands::fetch(&shared, &device).await)
-        }));
-    }
-
-    // --- the end ---------------------------------------------------------------------------------
-
-    async fn finish(mut self, end: End) {
-        let metrics = self.shared.metrics.clone();
-        metrics.ended(end.ended).increment();
-        tracing::debug!(
-            identity = %self.live.principal, client_id = %self.live.client_id, why = %end.text,
-            "connection ended"
-        );
-        if end.ended == Ended::Stopping {
-            // What is on its way to disk is acknowledged before goodbye is said.
-            let _ = tokio::time::timeout(STOP_GRACE, self.drain()).await;
-        }
-        if let Some(reason) = end.reason
-            && self.session.version() == Version::V5
-        {
-            let mut properties = PropertyBuf::new();
-            // Short and ours.
-            let _ = properties.push(Property::ReasonString(&end.text));
-            let disconnect = Disconnect {
-                reason,
-                properties: properties.as_raw(),
-            };
-            // What cannot be said is left out: the connection is closed all the same.
-            let _ = disconnect.encode(self.session.peer(), &mut self.out);
-        }
-        if !matches!(end.ended, Ended::Lost | Ended::Slow | Ended::ByClient) {
-            let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.say_goodbye()).await;
-        }
-        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.io.shutdown()).await;
-        // Everything begun is finished before the next connection may open the session.
-        self.drain().await;
-        self.close_session(end.publish_will).await;
-        metrics.connections.decrement();
-    }
-
-    async fn say_goodbye(&mut self) -> std::io::Result<()> {
-        let out = std::mem::take(&mut self.out);
-        self.io.write_all(&out).await?;
-        self.io.flush().await
-    }
-
-    /// Completes every stage and all side work.
-    async fn drain(&mut self) {
-        while !self.pipeline.is_empty() {
-            match std::future::poll_fn(|cx| self.pipeline.poll(cx)).await {
-                Ok(completed) => self.completed(completed),
-                Err(_) => self.shared.metrics.storage_refusals.increment(),
-            }
-        }
-        for side in std::mem::take(&mut self.side) {
-            let _ = side.await;
-        }
-    }
-
-    async fn close_session(mut self, publish_will: bool) {
-        let shared = self.shared.clone();
-        let mut due = None;
-        let mut keep = false;
-        if let Some(session) = self.live.session {
-            keep = self.expiry > 0;
-            let progress = std::mem::take(&mut self.session.progress);
-            let expiry = self.expiry;
-            let now = i64::try_from(shared.clock.unchecked_now().0).unwrap_or(i64::MAX);
-            let closed = shared
-                .store
-                .write(move |conn| {
-                    sessions::progress(conn, session, &progress)?;
-                    sessions::close(conn, session, expiry, publish_will, now)
-                })
-                .await;
-            match closed {
-                Ok(will) => due = will,
-                Err(StoreError::Stopping) => {}
-                Err(error) => tracing::error!(
-                    identity = %self.live.principal, %error,
-                    "the end of a connection was not written; its session counts as connected until the next start"
-                ),
-            }
-        } else if publish_will && let Some(will) = self.will.take() {
-            // The session ends with the connection, and no delay outlasts it.
-            due = Some(DueWill {
-                identity: self.live.principal.to_string(),
-                will,
-            });
-        }
-        if self.attached {
-            shared.broker.detach(self.live.number);
-        }
-        if let Some(device) = &self.device
-            && let Err(error) = shared.commands.dropped(device.key).await
-            && !matches!(error, StoreError::Stopping)
-        {
-            tracing::error!(device = %device.id, %error, "commands in flight were not put back");
-        }
-        if let Some(due) = due {
-            super::will::publish(&shared, due).await;
-        }
-        shared.directory.unregister(&self.owner, &self.live, keep);
-        if let Some(turn) = self.turn.take() {
-            shared.directory.end_turn(&self.owner, turn);
-        }
     }
 }

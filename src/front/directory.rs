@@ -31,7 +31,7 @@ use super::{
     mailbox::Mailbox,
     message::{Message, Outgoing, ReplyRoute},
     metrics::{Dropped, FrontMetrics},
-    rate::{Bucket, Rate},
+    rate::Bucket,
     retained::Retained,
     subscription::Subscription,
 };
@@ -187,31 +187,12 @@ struct State {
 pub(super) struct Traffic {
     /// Of messages.
     pub(super) bucket: Bucket,
-    /// Of log lines about it.
-    log: Bucket,
-    unlogged: AtomicU32,
     /// Refusals of the storage in a row.
     refusals: AtomicU32,
     topics: Mutex<HashSet<Box<str>>>,
 }
 
-/// Log lines about one identity: a handful at once, then one in ten seconds.
-const LOG_SECONDS: u64 = 10;
-const LOG_BURST: u32 = 5;
-
 impl Traffic {
-    /// Whether one more line about this identity may be logged at `tick` (nanoseconds), and how many
-    /// were left out since the last.
-    #[must_use]
-    pub(super) fn may_log(&self, tick: u64) -> Option<u32> {
-        let rate = Rate::every(Duration::from_secs(LOG_SECONDS), LOG_BURST);
-        if self.log.take(rate, tick) {
-            return Some(self.unlogged.swap(0, Ordering::Relaxed));
-        }
-        self.unlogged.fetch_add(1, Ordering::Relaxed);
-        None
-    }
-
     /// The storage refused messages: how long to leave it alone, doubling from `first` to `most`.
     #[must_use]
     pub(super) fn refused(&self, first: Duration, most: Duration) -> Duration {

@@ -83,19 +83,19 @@ impl Plan {
         }
     }
 
-    /// What remains when it is written: live subscribers get it.
-    pub(super) fn finish(self, shared: &Shared, now: UnixMillis) {
+    /// What remains when it is written: live subscribers get it. The message comes back if the broker
+    /// has no room for it.
+    pub(super) fn finish(self, shared: &Shared, now: UnixMillis) -> Option<Message> {
         shared
             .directory
             .queues_grew(self.targets.iter().map(|target| target.session));
-        if shared.broker.wants(&self.message.topic) {
-            route(shared, &self.message, now);
-        }
+        let routed = !shared.broker.wants(&self.message.topic) || route(shared, &self.message, now);
+        (!routed).then_some(self.message)
     }
 }
 
-/// Gives a message to the broker.
-pub(super) fn route(shared: &Shared, message: &Message, now: UnixMillis) {
+/// Gives a message to the broker; false if that has no room.
+pub(super) fn route(shared: &Shared, message: &Message, now: UnixMillis) -> bool {
     let properties = match message.expires_at {
         None => message.properties.clone(),
         Some(at) => {
@@ -119,7 +119,7 @@ pub(super) fn route(shared: &Shared, message: &Message, now: UnixMillis) {
         message.qos,
         message.retain,
         properties,
-    );
+    )
 }
 
 fn queued(message: &Message) -> Queued<'_> {

@@ -55,6 +55,9 @@ pub(super) async fn keep(shared: Arc<Shared>) {
             () = shared.stopping.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        for suppressed in shared.rejection_log().expired(std::time::Instant::now()) {
+            tracing::warn!("{suppressed}");
+        }
         // Nothing ends on the word of a clock that is not to be believed.
         let Ok(now) = shared.clock.now() else {
             continue;

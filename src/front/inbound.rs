@@ -16,7 +16,6 @@ use super::{
     directory::Principal,
     free::{Plan, route},
     message::{Message, Source, forwarded},
-    rate::Rate,
     session::Inbound,
     stage::Deferred,
 };
@@ -26,6 +25,7 @@ use crate::{
     envelope::{self, Context, Kind},
     registry::{Device, Permission, may_publish, operator_may_publish},
     store::{Verdict, sessions},
+    trace::Decision,
 };
 
 /// Messages over the rate in a row before reading pauses: up to here each is answered with its
@@ -76,13 +76,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let class = self.classify(topic);
         self.rate_limit(tick);
         match class {
-            _ if self.over_rate > 0 => self.reject(publish, Reason::RateLimited, None, tick),
-            Class::Contract(kind) => self.take_signed(publish, topic, kind, now, tick),
-            Class::Telemetry => self.take_raw(publish, topic, now, tick),
-            Class::Free => self.take_free(publish, topic, now, tick),
+            _ if self.over_rate > 0 => self.reject(publish, Reason::RateLimited, None),
+            Class::Contract(kind) => self.take_signed(publish, topic, kind, now),
+            Class::Telemetry => self.take_raw(publish, topic, now),
+            Class::Free => self.take_free(publish, topic, now),
             Class::Denied => {
                 self.shared.metrics.publish_denied.increment();
-                self.reject(publish, Reason::TopicNotAllowed, None, tick);
+                self.reject(publish, Reason::TopicNotAllowed, None);
             }
         }
         Ok(())
@@ -90,11 +90,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     #[inline]
     fn classify(&self, topic: &str) -> Class {
-        let Some(device) = &self.device else {
-            return match operator_may_publish(topic) {
-                true => Class::Free,
-                false => Class::Denied,
-            };
+        let device = match (&self.live.principal, &self.device) {
+            (Principal::Device(_), Some(device)) => device,
+            // Gone from the registry: whoever it is has no rights, and certainly not an operator's.
+            (Principal::Device(_), None) => return Class::Denied,
+            (Principal::Operator(_), _) if operator_may_publish(topic) => return Class::Free,
+            (Principal::Operator(_), _) => return Class::Denied,
         };
         // Nearly every message is telemetry of a device that signs.
         if device.signing != Signing::None
@@ -119,10 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// not read from until a tenth of its burst is there again.
     #[inline]
     fn rate_limit(&mut self, tick: u64) {
-        let rate = match &self.device {
-            Some(device) => Rate::new(device.rate.per_second, device.rate.burst),
-            None => self.shared.operator_rate,
-        };
+        let rate = self.rate;
         if self.traffic.bucket.take(rate, tick) {
             self.over_rate = 0;
             return;
@@ -136,20 +134,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     #[inline]
-    fn take_signed(
-        &mut self,
-        publish: &Publish<'_>,
-        topic: &str,
-        kind: Kind,
-        now: UnixMillis,
-        tick: u64,
-    ) {
-        let device = self.device.clone();
-        let context = match self.context(device.as_deref(), kind, now) {
-            Some(context) => context,
-            None => return self.reject(publish, Reason::UnknownDevice, None, tick),
+    fn take_signed(&mut self, publish: &Publish<'_>, topic: &str, kind: Kind, now: UnixMillis) {
+        // Put back below: cheaper than counting another owner for every message.
+        let device = self.device.take();
+        let judged = match self.context(device.as_deref(), kind, now) {
+            Some(context) => envelope::verify(publish.payload, &context),
+            None => return self.reject(publish, Reason::UnknownDevice, None),
         };
-        match envelope::verify(publish.payload, &context) {
+        match judged {
             Ok(verified) => {
                 if let Some(device) = &device {
                     device.note_accepted(verified.version(), now);
@@ -157,17 +149,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 self.burst.batch.push(&verified, publish.dup);
                 self.stored(publish, topic, verified.message_id());
             }
-            Err(refused) => self.reject(publish, refused.reason, refused.message_id, tick),
+            Err(refused) => self.reject(publish, refused.reason, refused.message_id),
         }
+        self.device = device;
     }
 
-    fn take_raw(&mut self, publish: &Publish<'_>, topic: &str, now: UnixMillis, tick: u64) {
-        let device = self.device.clone();
-        let context = match self.context(device.as_deref(), Kind::Data, now) {
-            Some(context) => context,
-            None => return self.reject(publish, Reason::UnknownDevice, None, tick),
+    fn take_raw(&mut self, publish: &Publish<'_>, topic: &str, now: UnixMillis) {
+        let device = self.device.take();
+        let judged = match self.context(device.as_deref(), Kind::Data, now) {
+            Some(context) => {
+                envelope::accept_unsigned(publish.payload, &context, random_message_id())
+            }
+            None => return self.reject(publish, Reason::UnknownDevice, None),
         };
-        match envelope::accept_unsigned(publish.payload, &context, random_message_id()) {
+        match judged {
             Ok(verified) => {
                 if let Some(device) = &device {
                     device.note_accepted(None, now);
@@ -177,8 +172,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 // Raw telemetry carries no id to know it again by, so the packet identifier must do.
                 self.remember(publish);
             }
-            Err(refused) => self.reject(publish, refused.reason, refused.message_id, tick),
+            Err(refused) => self.reject(publish, refused.reason, refused.message_id),
         }
+        self.device = device;
     }
 
     fn context<'c>(
@@ -223,11 +219,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         });
     }
 
-    fn take_free(&mut self, publish: &Publish<'_>, topic: &str, now: UnixMillis, tick: u64) {
+    fn take_free(&mut self, publish: &Publish<'_>, topic: &str, now: UnixMillis) {
         self.shared.metrics.free_received.increment();
         if !self.shared.directory.may_use_topic(&self.traffic, topic) {
             // A new topic too many: the limit on topics, not on messages.
-            return self.reject(publish, Reason::RateLimited, None, tick);
+            return self.reject(publish, Reason::RateLimited, None);
         }
         let (properties, expires_at) = forwarded(publish.properties, now);
         let message = Message {
@@ -266,14 +262,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
-    fn reject(
-        &mut self,
-        publish: &Publish<'_>,
-        reason: Reason,
-        message_id: Option<MessageId>,
-        tick: u64,
-    ) {
-        self.note_rejection(reason, message_id, tick);
+    fn reject(&mut self, publish: &Publish<'_>, reason: Reason, message_id: Option<MessageId>) {
+        self.note_rejection(reason, message_id);
         self.defer(Deferred::Rejected {
             id: publish.packet_id,
             qos: publish.qos,
@@ -282,14 +272,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     /// Counts and logs a rejection and leaves a notice for the device.
-    fn note_rejection(&mut self, reason: Reason, message_id: Option<MessageId>, tick: u64) {
+    fn note_rejection(&mut self, reason: Reason, message_id: Option<MessageId>) {
         self.shared.metrics.rejected(reason).increment();
         let Some(device) = self.live.principal.device() else {
             return;
         };
-        if let Some(left_out) = self.traffic.may_log(tick) {
+        let decision = self.shared.rejection_log().line(
+            device.as_str(),
+            reason.code(),
+            std::time::Instant::now(),
+        );
+        if decision != Decision::Suppress {
             let line = reason.log_line(Some(device.as_str()));
-            tracing::warn!(device = %device, reason = reason.code(), left_out, "{line}");
+            let last = decision == Decision::LogAsLast;
+            let rest = if last {
+                "; more of these are counted for a minute"
+            } else {
+                ""
+            };
+            tracing::warn!(device = %device, reason = reason.code(), "{line}{rest}");
         }
         let topic = Channel::Response.topic(device);
         if self.session.mailbox().len() < MAX_NOTICES
@@ -309,7 +310,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     /// Says what became of a burst that is on disk.
     pub(super) fn settle(&mut self, verdicts: &[Verdict], deferred: &mut Vec<Deferred>) {
-        let tick = self.shared.tick();
         let mut verdicts = verdicts.iter();
         let (mut received, mut accepted, mut duplicate) = (0, 0, 0);
         for deferred in deferred.drain(..) {
@@ -325,6 +325,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                         Some(Verdict::Stored(_)) => {
                             accepted += 1;
                             if let Some(copy) = copy {
+                                // A copy for who looks on: without room there is none.
                                 route(&self.shared, &copy, self.shared.clock.unchecked_now());
                             }
                             None
@@ -340,7 +341,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     match rejected {
                         None => self.answer(id, qos),
                         Some(reason) => {
-                            self.note_rejection(reason, Some(message_id), tick);
+                            self.note_rejection(reason, Some(message_id));
                             self.refuse(id, qos, reason);
                         }
                     }
@@ -350,7 +351,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     self.refuse(id, qos, reason);
                 }
                 Deferred::Routed(plan) => {
-                    plan.finish(&self.shared, self.shared.clock.unchecked_now());
+                    let now = self.shared.clock.unchecked_now();
+                    let waiting = plan.finish(&self.shared, now);
+                    // QoS 0 is not worth waiting for.
+                    self.unrouted
+                        .extend(waiting.filter(|left| left.qos > QoS::AtMostOnce));
                 }
                 Deferred::Answer { id, qos, reason } => {
                     let (session, out) = self.output();

@@ -232,7 +232,7 @@ async fn welcome(
             certificate: None,
             principal: None,
         };
-        return connect::serve(shared, arrival).await;
+        return Box::pin(connect::serve(shared, arrival)).await;
     };
     let greeted = Box::pin(greet(&shared, stream, acceptor, mode)).await;
     match greeted {
@@ -243,7 +243,7 @@ async fn welcome(
                 certificate,
                 principal,
             };
-            connect::serve(shared, arrival).await;
+            Box::pin(connect::serve(shared, arrival)).await;
         }
         Err(Failed { cause, text }) => {
             shared.metrics.handshake_failed(cause).increment();

@@ -60,7 +60,7 @@ mod tests;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -91,6 +91,7 @@ use crate::{
     pki::Credentials,
     registry::Registry,
     store::Store,
+    trace::Throttle,
 };
 
 /// Why the gateway closes a connection that did nothing wrong on the wire.
@@ -153,10 +154,16 @@ pub struct Shared {
     /// Of log lines about failed handshakes, which anybody can cause.
     handshake_log: Bucket,
     handshakes_unlogged: AtomicU32,
+    /// Of log lines about rejected messages, which every device can cause.
+    rejection_log: Mutex<Throttle>,
 }
 
 /// Log lines about failed handshakes: some at once, then one a second.
 const HANDSHAKE_LOG: (Duration, u32) = (Duration::from_secs(1), 20);
+
+/// Log lines a minute about one device's rejected messages, per reason; devices and reasons told apart.
+const REJECTIONS_LOGGED: u32 = 5;
+const REJECTION_WINDOWS: usize = 4_096;
 
 /// Password checks under way at once.
 const PASSWORD_CHECKS: usize = 2;
@@ -183,6 +190,7 @@ impl Shared {
             started: Instant::now(),
             handshake_log: Bucket::default(),
             handshakes_unlogged: AtomicU32::new(0),
+            rejection_log: Mutex::new(Throttle::new(REJECTIONS_LOGGED, REJECTION_WINDOWS)),
             limits,
             verification: parts.verification,
             digest_key: parts.digest_key,
@@ -199,11 +207,20 @@ impl Shared {
     /// Whether one more failed handshake may be logged, and how many were left out since the last.
     fn may_log_handshake(&self) -> Option<u32> {
         let (interval, burst) = HANDSHAKE_LOG;
-        if self.handshake_log.take(Rate::every(interval, burst), self.tick()) {
+        if self
+            .handshake_log
+            .take(Rate::every(interval, burst), self.tick())
+        {
             return Some(self.handshakes_unlogged.swap(0, Ordering::Relaxed));
         }
         self.handshakes_unlogged.fetch_add(1, Ordering::Relaxed);
         None
+    }
+
+    fn rejection_log(&self) -> MutexGuard<'_, Throttle> {
+        self.rejection_log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Seconds a session may live without a connection.

@@ -166,7 +166,11 @@ pub(super) struct Session {
 impl Session {
     #[must_use]
     pub(super) fn new(terms: Terms, subscriptions: Subscriptions, inbound: &[u16]) -> Self {
-        let resumed = Taken { stored: true, answered: true, counted: false };
+        let resumed = Taken {
+            stored: true,
+            answered: true,
+            counted: false,
+        };
         Self {
             terms,
             subscriptions,
@@ -212,7 +216,9 @@ impl Session {
             None => None,
             Some(alias) => self.resolve(alias, publish.topic)?,
         };
-        let Some(id) = publish.packet_id else { return Ok(Inbound::New(topic)) };
+        let Some(id) = publish.packet_id else {
+            return Ok(Inbound::New(topic));
+        };
         if publish.qos == QoS::ExactlyOnce {
             if let Some(taken) = self.taken.get_mut(&id) {
                 let (answered, count) = (taken.answered, !taken.counted);
@@ -225,7 +231,11 @@ impl Session {
             if self.taken.len() >= UNRELEASED_MAXIMUM {
                 return Err(Breach::ReceiveMaximum);
             }
-            let taken = Taken { stored: false, answered: false, counted: true };
+            let taken = Taken {
+                stored: false,
+                answered: false,
+                counted: true,
+            };
             self.taken.insert(id, taken);
         }
         self.count()?;
@@ -270,12 +280,21 @@ impl Session {
 
     /// Answers a PUBLISH: PUBACK for QoS 1, PUBREC for QoS 2.
     #[inline]
-    pub(super) fn answer(&mut self, id: NonZeroU16, qos: QoS, reason: ReasonCode, out: &mut BytesMut) {
+    pub(super) fn answer(
+        &mut self,
+        id: NonZeroU16,
+        qos: QoS,
+        reason: ReasonCode,
+        out: &mut BytesMut,
+    ) {
         let kind = match qos {
             QoS::ExactlyOnce => AckKind::PubRec,
             _ => AckKind::PubAck,
         };
-        let ack = Ack { reason, ..Ack::success(kind, id) };
+        let ack = Ack {
+            reason,
+            ..Ack::success(kind, id)
+        };
         self.write_ack(&ack, out);
         self.answered(id, qos, reason);
     }
@@ -296,7 +315,12 @@ impl Session {
         let mut properties = PropertyBuf::new();
         // The texts are short and ours.
         let _ = properties.push(Property::ReasonString(text));
-        let ack = Ack { kind, packet_id: id, reason, properties: properties.as_raw() };
+        let ack = Ack {
+            kind,
+            packet_id: id,
+            reason,
+            properties: properties.as_raw(),
+        };
         self.write_ack(&ack, out);
         self.answered(id, qos, reason);
     }
@@ -339,7 +363,13 @@ impl Session {
     /// Writes PUBCOMP: the identifier is free again.
     pub(super) fn pubcomp(&mut self, id: NonZeroU16, reason: ReasonCode, out: &mut BytesMut) {
         self.forget_taken(id);
-        self.write_ack(&Ack { reason, ..Ack::success(AckKind::PubComp, id) }, out);
+        self.write_ack(
+            &Ack {
+                reason,
+                ..Ack::success(AckKind::PubComp, id)
+            },
+            out,
+        );
     }
 
     // --- acknowledgements from the peer ----------------------------------------------------------
@@ -378,7 +408,13 @@ impl Session {
 
     /// Writes PUBREL.
     pub(super) fn release(&mut self, id: NonZeroU16, reason: ReasonCode, out: &mut BytesMut) {
-        self.write_ack(&Ack { reason, ..Ack::success(AckKind::PubRel, id) }, out);
+        self.write_ack(
+            &Ack {
+                reason,
+                ..Ack::success(AckKind::PubRel, id)
+            },
+            out,
+        );
     }
 
     /// Takes a PUBCOMP.
@@ -390,14 +426,19 @@ impl Session {
 
     fn in_flight(&self, id: NonZeroU16) -> Option<(usize, InFlight)> {
         // Peers acknowledge in order, so it is nearly always the first.
-        self.outgoing.iter().position(|entry| entry.id == id).and_then(|at| {
-            let entry = self.outgoing.get(at)?;
-            Some((at, *entry))
-        })
+        self.outgoing
+            .iter()
+            .position(|entry| entry.id == id)
+            .and_then(|at| {
+                let entry = self.outgoing.get(at)?;
+                Some((at, *entry))
+            })
     }
 
     fn finish(&mut self, id: NonZeroU16) {
-        let Some((at, entry)) = self.in_flight(id) else { return };
+        let Some((at, entry)) = self.in_flight(id) else {
+            return;
+        };
         self.outgoing.remove(at);
         match entry.what {
             What::Volatile => {}
@@ -434,11 +475,15 @@ impl Session {
     pub(super) fn pump(&mut self, now: UnixMillis, full: usize, out: &mut BytesMut) -> Pumped {
         let mut pumped = Pumped::default();
         while out.len() < full && self.has_window() {
-            let Some(waiting) = self.queued.pop_front() else { break };
+            let Some(waiting) = self.queued.pop_front() else {
+                break;
+            };
             self.send_queued(&waiting, now, out, &mut pumped);
         }
         while out.len() < full {
-            let Some(message) = self.volatile.pop_front() else { break };
+            let Some(message) = self.volatile.pop_front() else {
+                break;
+            };
             if let Some(message) = self.send(message, now, out, &mut pumped) {
                 self.volatile.push_front(message);
                 break;
@@ -459,17 +504,24 @@ impl Session {
         pumped: &mut Pumped,
     ) {
         let seq = waiting.seq;
-        let Some(id) = NonZeroU16::new(packet_id(seq)) else { return };
+        let Some(id) = NonZeroU16::new(packet_id(seq)) else {
+            return;
+        };
         let qos = QoS::from_bits(waiting.qos).unwrap_or(QoS::AtLeastOnce);
         let dup = seq <= self.terms.sent_through;
-        let entry = InFlight { id, received: waiting.received, what: What::Queued(seq) };
+        let entry = InFlight {
+            id,
+            received: waiting.received,
+            what: What::Queued(seq),
+        };
         if waiting.received {
             self.outgoing.push_back(entry);
             self.release(id, ReasonCode::Success, out);
             return;
         }
-        let expires_at =
-            waiting.expires_at.map(|at| UnixMillis(u64::try_from(at).unwrap_or_default()));
+        let expires_at = waiting
+            .expires_at
+            .map(|at| UnixMillis(u64::try_from(at).unwrap_or_default()));
         // What may have been sent is sent again even if its time is over: the flow must end
         // (5.0, section 4.4).
         let expires_at = if dup { None } else { expires_at };
@@ -508,9 +560,14 @@ impl Session {
     ) -> Option<Message> {
         let own = message.from != 0 && message.from == self.terms.number;
         let (qos, retain, identifiers) = match message.source {
-            Source::Retained { granted, identifier } => {
-                (message.qos.min(granted), true, identifier.into_iter().collect())
-            }
+            Source::Retained {
+                granted,
+                identifier,
+            } => (
+                message.qos.min(granted),
+                true,
+                identifier.into_iter().collect(),
+            ),
             source => {
                 let Some(matched) = self.subscriptions.matching(&message.topic, own) else {
                     pumped.unsubscribed += 1;
@@ -526,15 +583,17 @@ impl Session {
                         let retain = message.retain && matched.retain_as_published;
                         (qos, retain, matched.identifiers)
                     }
-                    Source::Command(_) => {
-                        (qos.min(QoS::AtLeastOnce), false, matched.identifiers)
-                    }
+                    Source::Command(_) => (qos.min(QoS::AtLeastOnce), false, matched.identifiers),
                     _ => (qos, message.retain, matched.identifiers),
                 }
             }
         };
         // A QoS 2 exchange must survive the connection if the session does; this one would not.
-        let qos = if self.terms.durable { qos.min(QoS::AtLeastOnce) } else { qos };
+        let qos = if self.terms.durable {
+            qos.min(QoS::AtLeastOnce)
+        } else {
+            qos
+        };
         let id = match qos {
             QoS::AtMostOnce => None,
             _ if !self.has_window() => return Some(message),
@@ -568,11 +627,19 @@ impl Session {
         match (id, message.source) {
             (Some(id), Source::Command(command)) => {
                 let what = What::Command(command);
-                self.outgoing.push_back(InFlight { id, received: false, what });
+                self.outgoing.push_back(InFlight {
+                    id,
+                    received: false,
+                    what,
+                });
             }
             (Some(id), _) => {
                 let what = What::Volatile;
-                self.outgoing.push_back(InFlight { id, received: false, what });
+                self.outgoing.push_back(InFlight {
+                    id,
+                    received: false,
+                    what,
+                });
             }
             (None, Source::Command(command)) => self.delivered.push(command),
             (None, _) => {}
@@ -582,7 +649,11 @@ impl Session {
 
     /// The next identifier for a message that does not survive the connection.
     fn free_id(&mut self) -> Option<NonZeroU16> {
-        let floor = if self.terms.durable { QUEUED_PACKET_IDS } else { 0 };
+        let floor = if self.terms.durable {
+            QUEUED_PACKET_IDS
+        } else {
+            0
+        };
         // One more try than identifiers can be taken.
         for _ in 0..=self.outgoing.len() {
             self.next_id = self.next_id.checked_add(1).unwrap_or(0).max(floor + 1);
@@ -599,7 +670,13 @@ impl Session {
             // A reason this acknowledgement does not carry, or a peer that takes less than 5 bytes:
             // the bare form says the essential.
             let bare = Ack::success(ack.kind, ack.packet_id);
-            let _ = bare.encode(&Peer { max_packet_size: u32::MAX, ..self.terms.peer }, out);
+            let _ = bare.encode(
+                &Peer {
+                    max_packet_size: u32::MAX,
+                    ..self.terms.peer
+                },
+                out,
+            );
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     connection::Connection,
+    directory::Principal,
     free::{LiveSink, expires_at, with_identifiers},
     message::{Message, Source},
     stage::{Deferred, Subscribed},
@@ -33,7 +34,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             .map(|subscription| subscription.filter.clone())
             .collect();
         for filter in filters {
-            self.join(&filter);
+            // Without room at the broker, what is queued on disk still arrives.
+            if !self.join(&filter) {
+                tracing::warn!(
+                    identity = %self.live.principal, %filter, "a subscription found no room again"
+                );
+            }
         }
         self.note_reply();
     }
@@ -55,8 +61,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 retain_as_published: wanted.retain_as_published,
                 identifier,
             };
+            if !self.join(wanted.filter) {
+                self.shared.metrics.subscribe_denied.increment();
+                codes.push(ReasonCode::QuotaExceeded.as_u8());
+                continue;
+            }
             let new = self.session.subscriptions.insert(subscription.clone());
-            self.join(wanted.filter);
             let send = match wanted.retain_handling {
                 RetainHandling::Send => true,
                 RetainHandling::SendIfNew => new,
@@ -112,9 +122,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if filter.starts_with(SHARE_PREFIX) {
             return Err(ReasonCode::SharedSubscriptionsNotSupported);
         }
-        let permitted = match &self.device {
-            Some(device) => may_subscribe(device, filter) != Access::Denied,
-            None => operator_may_subscribe(filter),
+        let permitted = match (&self.live.principal, &self.device) {
+            (Principal::Device(_), Some(device)) => may_subscribe(device, filter) != Access::Denied,
+            (Principal::Device(_), None) => false,
+            (Principal::Operator(_), _) => operator_may_subscribe(filter),
         };
         if !permitted {
             return Err(ReasonCode::NotAuthorized);
@@ -129,9 +140,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     /// Subscribes at the broker, unless only the gateway itself publishes on what the filter names.
-    fn join(&mut self, filter: &str) {
+    /// False if the broker has no room for another filter.
+    fn join(&mut self, filter: &str) -> bool {
         if !self.is_shared_with_others(filter) {
-            return;
+            return true;
         }
         if !self.attached {
             let sink: Arc<dyn Sink> = Arc::new(LiveSink {
@@ -141,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             self.shared.broker.attach(self.live.number, sink);
             self.attached = true;
         }
-        self.shared.broker.subscribe(self.live.number, filter);
+        self.shared.broker.subscribe(self.live.number, filter)
     }
 
     fn is_shared_with_others(&self, filter: &str) -> bool {

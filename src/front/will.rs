@@ -7,7 +7,7 @@ use tidegate_wire::Channel;
 use super::{
     Shared,
     directory::Principal,
-    free::Plan,
+    free::{Plan, route},
     inbound::random_message_id,
     message::{Message, Source, forwarded},
 };
@@ -110,7 +110,10 @@ async fn free(shared: &Shared, will: &StoredWill, now: UnixMillis) -> bool {
     {
         tracing::error!(topic = %will.topic, %error, "a will was not stored for all its subscribers");
     }
-    plan.finish(shared, now);
+    if let Some(waiting) = plan.finish(shared, now) {
+        shared.broker.room().await;
+        route(shared, &waiting, now);
+    }
     true
 }
 

@@ -16,15 +16,12 @@ use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{
-    Batch, DeadFilter, DeadLetter, DeviceKey, IngestError, Ledger, LedgerCheck, Message,
-    ParkedDevice, Seq, Settled, StoreError, StoreMetrics, UpstreamInfo, UpstreamKey, Verdict,
-    Wanted,
+    Batch, IngestError, Seq, StoreError, StoreMetrics, UpstreamKey, Verdict,
     error::Failure,
-    letters, log,
     open::{Meta, Settings},
-    outbox::{self, Upstream, Upstreams},
+    outbox::Upstreams,
+    owed::Place,
     readers::Readers,
-    segment::{Cursor, Record, Segment},
     writer::{Job, JobFailed, Request, Work},
 };
 use crate::{clock::UnixMillis, envelope::DigestKey};
@@ -32,7 +29,7 @@ use crate::{clock::UnixMillis, envelope::DigestKey};
 /// The open database. Cheap to clone; every clone speaks to the same writer thread.
 #[derive(Clone, Debug)]
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 /// What the writer's queue may hold at once, in KiB of messages: requests wait for room beyond that.
@@ -45,57 +42,21 @@ const REQUEST_KIB: u32 = 1;
 /// Reads off the runtime's threads at once.
 const READS: usize = 8;
 
-/// Positions not wanted by an upstream that wait to be settled with the next thing it settles.
-const UNWANTED_MAX: usize = 4_096;
-
 #[derive(Debug)]
 pub(super) struct Inner {
     requests: Sender<Request>,
     room: Arc<Semaphore>,
     reads: Semaphore,
-    readers: Readers,
+    pub(super) readers: Readers,
     published: RwLock<Arc<Upstreams>>,
     log_end: watch::Sender<Seq>,
-    places: Mutex<HashMap<UpstreamKey, Place>>,
-    unwanted: Mutex<HashMap<UpstreamKey, Vec<Seq>>>,
+    pub(super) places: Mutex<HashMap<UpstreamKey, Place>>,
+    pub(super) unwanted: Mutex<HashMap<UpstreamKey, Vec<Seq>>>,
     meta: Meta,
-    settings: Settings,
-    metrics: Arc<StoreMetrics>,
+    pub(super) settings: Settings,
+    pub(super) metrics: Arc<StoreMetrics>,
     /// Held as long as anybody can reach the database.
     _lock: File,
-}
-
-/// Where an upstream's reading of the log goes on, so that a segment is read once.
-#[derive(Debug, Default)]
-struct Place {
-    /// The `after` this continues.
-    after: Seq,
-    segment: Option<(Arc<Segment>, Cursor)>,
-}
-
-/// Messages being read, up to a limit.
-#[derive(Debug, Default)]
-struct Piece {
-    max_messages: usize,
-    max_bytes: usize,
-    bytes: usize,
-    full: bool,
-    messages: Vec<Message>,
-    unwanted: Vec<Seq>,
-}
-
-impl Piece {
-    /// False if there is no room.
-    fn take(&mut self, seq: Seq, record: &Record<'_>) -> bool {
-        let bytes = self.bytes + record.payload.len();
-        self.full = self.messages.len() >= self.max_messages
-            || (!self.messages.is_empty() && bytes > self.max_bytes);
-        if !self.full {
-            self.bytes = bytes;
-            self.messages.push(record.to_message(seq));
-        }
-        !self.full
-    }
 }
 
 impl Inner {
@@ -140,7 +101,7 @@ impl Inner {
         self.room.close();
     }
 
-    fn state(&self) -> Arc<Upstreams> {
+    pub(super) fn state(&self) -> Arc<Upstreams> {
         Arc::clone(
             &self
                 .published
@@ -255,7 +216,7 @@ impl Store {
         block_on(self.write(work))
     }
 
-    fn job<T: Send + 'static>(
+    pub(super) fn job<T: Send + 'static>(
         &self,
         work: JobWork<T>,
     ) -> impl Future<Output = Result<T, StoreError>> + Send + use<T> {
@@ -339,279 +300,10 @@ impl Store {
     pub fn log_end(&self) -> watch::Receiver<Seq> {
         self.inner.log_end.subscribe()
     }
-
-    /// Makes the upstreams known to the store match the configuration; keys in the order of `names`. A
-    /// new one starts at the log's end; one that left keeps its debts, shown as not configured, until
-    /// [`Store::remove_upstream`]. What is wanted changes for messages accepted from now on.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub fn upstreams(&self, names: &[(String, Wanted)]) -> Result<Vec<UpstreamKey>, StoreError> {
-        let names = names.to_vec();
-        block_on(self.job(Box::new(move |conn, state| state.reconcile(conn, &names))))
-    }
-
-    /// Forgets an upstream, what it is owed and its dead letters.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchUpstream`], or when the database cannot be written.
-    pub fn remove_upstream(&self, upstream: UpstreamKey) -> Result<(), StoreError> {
-        block_on(self.job(Box::new(move |conn, state| state.remove(conn, upstream))))?;
-        self.places().remove(&upstream);
-        Ok(())
-    }
-
-    /// All upstreams as of the last commit, those that left the configuration included.
-    #[must_use]
-    pub fn list_upstreams(&self) -> Vec<UpstreamInfo> {
-        self.inner.state().list()
-    }
-
-    /// Everything at or below is settled, as of the last commit.
-    #[must_use]
-    pub fn position(&self, upstream: UpstreamKey) -> Option<Seq> {
-        self.inner
-            .state()
-            .get(upstream)
-            .map(|row| row.settled.position())
-    }
-
-    #[must_use]
-    pub fn ledger(&self, upstream: UpstreamKey) -> Option<Ledger> {
-        self.inner.state().ledger(upstream)
-    }
-
-    /// The ledger beside a count of everything; reads the whole log.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn verify_ledger(&self, upstream: UpstreamKey) -> Result<LedgerCheck, StoreError> {
-        self.inner
-            .readers
-            .read(|conn| outbox::check(conn, upstream))
-    }
-
-    /// What `upstream` is owed after `after`, in order, without what is settled or parked: at most
-    /// `max_messages`, and no more than `max_bytes` of payload beyond the first.
-    ///
-    /// Memory and cost per message do not depend on how much is owed: reading goes on where the last
-    /// call with that position ended.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
-    pub fn read_log(
-        &self,
-        upstream: UpstreamKey,
-        after: Seq,
-        max_messages: usize,
-        max_bytes: usize,
-    ) -> Result<Vec<Message>, StoreError> {
-        let state = self.inner.state();
-        let row = state.get(upstream).ok_or(StoreError::NoSuchUpstream)?;
-        let after = after.max(row.settled.position());
-        let place = self
-            .places()
-            .remove(&upstream)
-            .filter(|place| place.after == after);
-        let place = place.unwrap_or(Place {
-            after,
-            segment: None,
-        });
-        let mut piece = Piece {
-            max_messages,
-            max_bytes,
-            ..Piece::default()
-        };
-        let result = self.read_piece(place, row, state.log.end, &mut piece);
-        let waiting = self.keep_unwanted(upstream, piece.unwanted);
-        self.places().insert(upstream, result?);
-        if waiting >= UNWANTED_MAX {
-            self.settle_blocking(upstream, Vec::new())?;
-        }
-        Ok(piece.messages)
-    }
-
-    /// Fills `piece` from `place` on; returns where to go on.
-    fn read_piece(
-        &self,
-        mut place: Place,
-        row: &Upstream,
-        end: Seq,
-        piece: &mut Piece,
-    ) -> Result<Place, StoreError> {
-        let mut reached = place
-            .segment
-            .as_ref()
-            .map_or(place.after, |(_, at)| Seq(at.seq.0 - 1));
-        while reached < end && !piece.full {
-            let (segment, cursor) = match place.segment.take() {
-                Some(found) if found.1.seq <= found.0.last() => found,
-                _ => match self.inner.readers.read(|conn| log::after(conn, reached))? {
-                    Some(segment) => {
-                        let start = segment.records().cursor();
-                        (Arc::new(segment), start)
-                    }
-                    None => break,
-                },
-            };
-            let mut records = segment.records_from(cursor);
-            let mut here = cursor;
-            while here.seq <= segment.last().min(end) {
-                let Some((seq, record)) = records.next() else {
-                    let detail = "a record cannot be read".to_owned();
-                    return Err(StoreError::Damaged {
-                        seq: here.seq.0,
-                        detail,
-                    });
-                };
-                if seq > place.after && !row.settled.contains(seq) {
-                    if !row.wants(seq, record.kind) {
-                        piece.unwanted.push(seq);
-                    } else if !piece.take(seq, &record) {
-                        break;
-                    }
-                }
-                reached = reached.max(seq);
-                here = records.cursor();
-            }
-            place.segment = Some((segment, here));
-        }
-        place.after = piece
-            .messages
-            .last()
-            .map_or(place.after, |message| message.seq);
-        Ok(place)
-    }
-
-    /// Notes positions that are to be settled with the next thing; returns how many wait.
-    fn keep_unwanted(&self, upstream: UpstreamKey, found: Vec<Seq>) -> usize {
-        if found.is_empty() {
-            return 0;
-        }
-        let mut unwanted = self
-            .inner
-            .unwanted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let waiting = unwanted.entry(upstream).or_default();
-        waiting.extend(found);
-        waiting.len()
-    }
-
-    /// Settles messages of one upstream in one group commit. Returns the queue ids of their replies, in
-    /// order; 0 where there is nothing to deliver: the session is gone, or the message was settled
-    /// before (then its reply was queued before, too).
-    ///
-    /// # Errors
-    /// When the group was not committed; then nothing is settled, and doing it again is safe.
-    pub fn settle_blocking(
-        &self,
-        upstream: UpstreamKey,
-        items: Vec<Settled>,
-    ) -> Result<Vec<i64>, StoreError> {
-        let unwanted = self
-            .inner
-            .unwanted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&upstream)
-            .unwrap_or_default();
-        let kept = unwanted.clone();
-        let result = block_on(self.job(Box::new(move |conn, state| {
-            state.settle(conn, upstream, &items, &unwanted)
-        })));
-        if result.is_err() {
-            self.keep_unwanted(upstream, kept);
-        }
-        result
-    }
-
-    /// The oldest parked messages of a device, in order. Settling them takes them out.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn parked(
-        &self,
-        upstream: UpstreamKey,
-        device: DeviceKey,
-        limit: u32,
-    ) -> Result<Vec<Message>, StoreError> {
-        self.read_blocking(|conn| letters::parked(conn, upstream, device, limit))
-    }
-
-    /// The devices with parked messages.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn parked_devices(&self, upstream: UpstreamKey) -> Result<Vec<ParkedDevice>, StoreError> {
-        self.read_blocking(|conn| letters::parked_devices(conn, upstream))
-    }
-
-    /// Dead letters, oldest first.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn dead(
-        &self,
-        upstream: UpstreamKey,
-        filter: DeadFilter,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.read_blocking(|conn| letters::dead(conn, upstream, filter))
-    }
-
-    /// Owes dead letters again: they become parked messages of their devices. Returns how many.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub fn retry_dead(&self, upstream: UpstreamKey, filter: DeadFilter) -> Result<u64, StoreError> {
-        block_on(self.job(Box::new(move |conn, state| {
-            state.revive(conn, upstream, filter)
-        })))
-    }
-
-    /// Gives up on dead letters; they count as expired. Returns how many.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub fn drop_dead(&self, upstream: UpstreamKey, filter: DeadFilter) -> Result<u64, StoreError> {
-        block_on(self.job(Box::new(move |conn, state| {
-            state.bury(conn, upstream, filter)
-        })))
-    }
-
-    /// Gives up on what has been owed for longer than `storage.max_age`. Called now and then with the
-    /// trusted time; returns how many messages it gave up on.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub fn expire(&self, now: UnixMillis) -> Result<u64, StoreError> {
-        let Some(max_age) = self.inner.settings.options.max_age else {
-            return Ok(0);
-        };
-        let age = u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX);
-        let cutoff = UnixMillis(now.0.saturating_sub(age));
-        let mut total = 0;
-        loop {
-            let (expired, more) =
-                block_on(self.job(Box::new(move |conn, state| state.expire(conn, cutoff))))?;
-            self.inner.metrics.expired.add(expired);
-            total += expired;
-            if !more {
-                return Ok(total);
-            }
-        }
-    }
-
-    fn places(&self) -> std::sync::MutexGuard<'_, HashMap<UpstreamKey, Place>> {
-        self.inner
-            .places
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Waits for a future on a thread of its own; the store's futures need no runtime.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(super) fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {

@@ -26,11 +26,13 @@ mod message;
 mod metrics;
 mod open;
 mod outbox;
+mod owed;
 mod readers;
 mod schema;
 mod seen;
 mod segment;
 mod settled;
+mod upstream;
 mod writer;
 
 pub mod audit;
@@ -53,6 +55,9 @@ pub use message::{
 pub use metrics::StoreMetrics;
 pub use open::{Opened, Options};
 pub use writer::Writer;
+
+/// The database's name in the state folder.
+pub const DATABASE: &str = "tidegate.db";
 
 /// Position of an accepted message in the log: 1, 2, 3 … in the order of commits.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]

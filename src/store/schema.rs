@@ -4,12 +4,17 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// All migrations, in order: file name and SQL. The database's `user_version` says how many of them it
 /// has been through. A migration that was released is never edited.
-pub(super) const MIGRATIONS: &[(&str, &str)] =
-    &[
-        ("0001_log", include_str!("migrations/0001_log.sql")),
-        ("0002_registry", include_str!("migrations/0002_registry.sql")),
-        ("0003_sessions", include_str!("migrations/0003_sessions.sql")),
-    ];
+pub(super) const MIGRATIONS: &[(&str, &str)] = &[
+    ("0001_log", include_str!("migrations/0001_log.sql")),
+    (
+        "0002_registry",
+        include_str!("migrations/0002_registry.sql"),
+    ),
+    (
+        "0003_sessions",
+        include_str!("migrations/0003_sessions.sql"),
+    ),
+];
 
 /// The version a database has after [`migrate`].
 pub(super) fn newest() -> i64 {

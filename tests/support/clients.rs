@@ -18,10 +18,23 @@ pub fn sign_with_openssl(device: &str, timestamp: u64, message_id: &str, payload
         printf '{"device_id":"%s","timestamp":%s,"message_id":"%s","payload":%s,"signature":"%s"}' "$1" "$2" "$3" "$4" "$signature"
     "#;
     let output = Command::new("sh")
-        .args(["-c", script, "sign", device, &timestamp.to_string(), message_id, payload, SECRET])
+        .args([
+            "-c",
+            script,
+            "sign",
+            device,
+            &timestamp.to_string(),
+            message_id,
+            payload,
+            SECRET,
+        ])
         .output()
         .expect("openssl and a shell; tests/run installs them");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -51,8 +64,16 @@ pub fn envelope_at(device: &str, timestamp: u64, message_id: &str, payload: &str
 pub fn tls_arguments(gateway: &Gateway, bundle: &Path) -> Vec<String> {
     let file = |name: &str| bundle.join(name).to_str().unwrap().to_owned();
     vec![
-        "-h".into(), "localhost".into(), "-p".into(), gateway.mqtt().port().to_string(),
-        "--cafile".into(), file("ca.crt"), "--cert".into(), file("device.crt"), "--key".into(), file("device.key"),
+        "-h".into(),
+        "localhost".into(),
+        "-p".into(),
+        gateway.mqtt().port().to_string(),
+        "--cafile".into(),
+        file("ca.crt"),
+        "--cert".into(),
+        file("device.crt"),
+        "--key".into(),
+        file("device.key"),
     ]
 }
 
@@ -61,7 +82,13 @@ pub fn mosquitto_pub(gateway: &Gateway, bundle: &Path, topic: &str, message: &st
     mosquitto_pub_with(gateway, bundle, topic, message, &["-q", "1"])
 }
 
-pub fn mosquitto_pub_with(gateway: &Gateway, bundle: &Path, topic: &str, message: &str, more: &[&str]) -> Output {
+pub fn mosquitto_pub_with(
+    gateway: &Gateway,
+    bundle: &Path,
+    topic: &str,
+    message: &str,
+    more: &[&str],
+) -> Output {
     Command::new("mosquitto_pub")
         .args(tls_arguments(gateway, bundle))
         .args(["-t", topic, "-m", message])
@@ -74,6 +101,8 @@ pub fn mosquitto_pub_with(gateway: &Gateway, bundle: &Path, topic: &str, message
 pub struct Subscriber {
     child: Child,
     lines: Receiver<String>,
+    /// Messages that came before the subscription was confirmed: what a session had kept.
+    early: std::cell::RefCell<std::collections::VecDeque<String>>,
 }
 
 impl Subscriber {
@@ -95,14 +124,33 @@ impl Subscriber {
                 let _ = sender.send(line);
             }
         });
-        let subscriber = Self { child, lines };
-        subscriber.line_where(|line| line.contains("Subscribed"));
-        subscriber
+        let subscriber = Self {
+            child,
+            lines,
+            early: Default::default(),
+        };
+        loop {
+            let line = subscriber.line();
+            if line.contains("Subscribed") {
+                return subscriber;
+            }
+            if !line.starts_with("Client ") {
+                subscriber.early.borrow_mut().push_back(line);
+            }
+        }
     }
 
     /// The next message: a line that is not one of mosquitto's own about packets.
     pub fn message(&self) -> String {
-        self.line_where(|line| !line.starts_with("Client ") && !line.contains("Subscribed"))
+        if let Some(early) = self.early.borrow_mut().pop_front() {
+            return early;
+        }
+        loop {
+            let line = self.line();
+            if !line.starts_with("Client ") && !line.contains("Subscribed") {
+                return line;
+            }
+        }
     }
 
     /// No message arrives for a while.
@@ -130,13 +178,10 @@ impl Subscriber {
         false
     }
 
-    fn line_where(&self, wanted: impl Fn(&str) -> bool) -> String {
-        loop {
-            let line = self.lines.recv_timeout(super::SOON).expect("mosquitto_sub to print a line");
-            if wanted(&line) {
-                return line;
-            }
-        }
+    fn line(&self) -> String {
+        self.lines
+            .recv_timeout(super::SOON)
+            .expect("mosquitto_sub to print a line")
     }
 }
 
@@ -151,7 +196,14 @@ impl Drop for Subscriber {
 pub fn curl(gateway: &Gateway, arguments: &[&str]) -> (u16, String) {
     let ca = gateway.setup.state_dir().join("pki/root.crt");
     let output = Command::new("curl")
-        .args(["--silent", "--show-error", "--max-time", "10", "--cacert", ca.to_str().unwrap()])
+        .args([
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "10",
+            "--cacert",
+            ca.to_str().unwrap(),
+        ])
         .args(["--write-out", "\n%{http_code}"])
         .args(arguments)
         .output()
@@ -159,13 +211,19 @@ pub fn curl(gateway: &Gateway, arguments: &[&str]) -> (u16, String) {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let (body, status) = text.rsplit_once('\n').unwrap_or(("", &text));
     let status = status.parse().unwrap_or(0);
-    assert_ne!(status, 0, "curl: {}", String::from_utf8_lossy(&output.stderr));
+    assert_ne!(
+        status,
+        0,
+        "curl: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     (status, body.to_owned())
 }
 
 /// Runs a Python script with paho-mqtt; its output.
 pub fn python(script: &str, arguments: &[&str]) -> Output {
-    let interpreter = std::env::var("TIDEGATE_TEST_PYTHON").unwrap_or_else(|_| "tests/.cache/python/bin/python".into());
+    let interpreter = std::env::var("TIDEGATE_TEST_PYTHON")
+        .unwrap_or_else(|_| "tests/.cache/python/bin/python".into());
     let mut child = Command::new(&interpreter)
         .arg("-")
         .args(arguments)
@@ -174,6 +232,11 @@ pub fn python(script: &str, arguments: &[&str]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{interpreter}: {error}; tests/run install makes it"));
-    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(script.as_bytes())
+        .unwrap();
     child.wait_with_output().unwrap()
 }

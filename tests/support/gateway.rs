@@ -48,7 +48,11 @@ impl Setup {
     pub fn device_with(mut self, id: &str, lines: &str) -> Self {
         let secret = self.path(&format!("{id}.secret"));
         write_private(&secret, SECRET);
-        write!(self.devices, "\n[devices.{id}]\nsecret_file = {secret:?}\n{lines}\n").unwrap();
+        write!(
+            self.devices,
+            "\n[devices.{id}]\nsecret_file = {secret:?}\n{lines}\n"
+        )
+        .unwrap();
         self
     }
 
@@ -77,7 +81,11 @@ impl Setup {
         let path = self.path("tidegate.toml");
         let text = format!(
             "state_dir = {:?}\n\n[pki]\nhosts = [\"localhost\", \"127.0.0.1\"]\n\n[api]\naddress = \"{}\"\n\n[listeners.devices]\naddress = \"{}\"\n{}{}",
-            self.state_dir(), self.api, self.mqtt, self.rest, self.devices
+            self.state_dir(),
+            self.api,
+            self.mqtt,
+            self.rest,
+            self.devices
         );
         fs::write(&path, text).unwrap();
         path
@@ -90,7 +98,10 @@ impl Setup {
 
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        command.arg("--config").arg(self.write_config()).args(arguments);
+        command
+            .arg("--config")
+            .arg(self.write_config())
+            .args(arguments);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TIDEGATE_") {
                 command.env_remove(name);
@@ -101,7 +112,11 @@ impl Setup {
 
     /// Creates the PKI and starts the daemon.
     pub fn start(self) -> Gateway {
-        let mut gateway = Gateway { setup: self, child: None, log: Arc::default() };
+        let mut gateway = Gateway {
+            setup: self,
+            child: None,
+            log: Arc::default(),
+        };
         gateway.start();
         gateway
     }
@@ -134,8 +149,10 @@ impl Gateway {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let streams: [Box<dyn std::io::Read + Send>; 2] =
-            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        let streams: [Box<dyn std::io::Read + Send>; 2] = [
+            Box::new(child.stdout.take().unwrap()),
+            Box::new(child.stderr.take().unwrap()),
+        ];
         for stream in streams {
             let log = Arc::clone(&self.log);
             thread::spawn(move || {
@@ -161,7 +178,9 @@ impl Gateway {
 
     /// Waits for a line of the log that contains `text`.
     pub fn wait_log(&self, text: &str) {
-        eventually(&format!("{text:?} in the log"), SOON, || self.log().contains(text).then_some(()));
+        eventually(&format!("{text:?} in the log"), SOON, || {
+            self.log().contains(text).then_some(())
+        });
     }
 
     pub fn pid(&self) -> i32 {
@@ -169,8 +188,10 @@ impl Gateway {
     }
 
     pub fn signal(&self, signal: &str) {
-        let status =
-            Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
+        let status = Command::new("kill")
+            .args([signal, &self.pid().to_string()])
+            .status()
+            .unwrap();
         assert!(status.success());
     }
 
@@ -185,7 +206,9 @@ impl Gateway {
     pub fn stop(&mut self) -> ExitStatus {
         self.signal("-TERM");
         let mut child = self.child.take().unwrap();
-        eventually("the gateway to stop", Duration::from_secs(20), || child.try_wait().unwrap())
+        eventually("the gateway to stop", Duration::from_secs(20), || {
+            child.try_wait().unwrap()
+        })
     }
 
     /// Runs a subcommand that must succeed; what it printed.
@@ -214,7 +237,14 @@ impl Gateway {
         let folder = self.setup.path(&format!("bundle-{id}"));
         if !folder.exists() {
             let secret = self.setup.path(&format!("{id}.secret"));
-            let mut arguments = vec!["pki", "issue", "device", id, "--out", folder.to_str().unwrap()];
+            let mut arguments = vec![
+                "pki",
+                "issue",
+                "device",
+                id,
+                "--out",
+                folder.to_str().unwrap(),
+            ];
             if secret.exists() {
                 arguments.extend(["--secret-file", secret.to_str().unwrap()]);
             }
@@ -244,5 +274,8 @@ pub fn write_private(path: &Path, text: &str) {
 
 /// A loopback address that nothing listens on just now.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }

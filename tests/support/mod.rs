@@ -1,6 +1,13 @@
 //! What the user stories share: the real daemon in a folder of its own, a backend, and the clients
 //! that users have (mosquitto, paho-mqtt, openssl, curl).
-#![allow(dead_code, reason = "every story uses a part of this")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "every story is a crate of its own and uses a part of this"
+)]
 
 pub mod backend;
 pub mod clients;
@@ -23,7 +30,10 @@ pub fn eventually<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Opti
         if let Some(value) = done() {
             return value;
         }
-        assert!(Instant::now() < deadline, "waited {limit:?} in vain for {what}");
+        assert!(
+            Instant::now() < deadline,
+            "waited {limit:?} in vain for {what}"
+        );
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -32,5 +42,8 @@ pub const SOON: Duration = Duration::from_secs(15);
 
 /// Seconds since 1970.
 pub fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
 }

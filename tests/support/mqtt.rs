@@ -29,9 +29,24 @@ impl<T: Read + Write + Send> Stream for T {}
 /// A packet from the gateway, owned.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Packet {
-    ConnAck { session_present: bool, reason: u8 },
-    Publish { topic: String, payload: Vec<u8>, qos: u8, dup: bool, retain: bool, id: Option<NonZeroU16> },
-    Ack { kind: AckKind, id: NonZeroU16, reason: u8, why: String },
+    ConnAck {
+        session_present: bool,
+        reason: u8,
+    },
+    Publish {
+        topic: String,
+        payload: Vec<u8>,
+        qos: u8,
+        dup: bool,
+        retain: bool,
+        id: Option<NonZeroU16>,
+    },
+    Ack {
+        kind: AckKind,
+        id: NonZeroU16,
+        reason: u8,
+        why: String,
+    },
     SubAck(Vec<u8>),
     UnsubAck,
     Pong,
@@ -60,7 +75,14 @@ pub struct Hello<'a> {
 
 impl Default for Hello<'_> {
     fn default() -> Self {
-        Self { version: Version::V5, client_id: "story", clean: true, keep_alive: 30, user: None, password: None }
+        Self {
+            version: Version::V5,
+            client_id: "story",
+            clean: true,
+            keep_alive: 30,
+            user: None,
+            password: None,
+        }
     }
 }
 
@@ -89,13 +111,21 @@ pub fn tls_config(bundle: &Path) -> Arc<ClientConfig> {
 impl Client {
     /// Connects with a bundle over mutual TLS; panics unless the gateway accepts.
     pub fn connect(gateway: &Gateway, bundle: &Path, hello: &Hello<'_>) -> Self {
-        let (client, answer) = Self::try_connect(gateway.mqtt(), &tls_config(bundle), hello).unwrap();
-        assert!(matches!(answer, Packet::ConnAck { reason: 0, .. }), "{answer:?}");
+        let (client, answer) =
+            Self::try_connect(gateway.mqtt(), &tls_config(bundle), hello).unwrap();
+        assert!(
+            matches!(answer, Packet::ConnAck { reason: 0, .. }),
+            "{answer:?}"
+        );
         client
     }
 
     /// Connects and returns the first answer, whatever it is.
-    pub fn try_connect(address: SocketAddr, tls: &Arc<ClientConfig>, hello: &Hello<'_>) -> io::Result<(Self, Packet)> {
+    pub fn try_connect(
+        address: SocketAddr,
+        tls: &Arc<ClientConfig>,
+        hello: &Hello<'_>,
+    ) -> io::Result<(Self, Packet)> {
         let socket = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(Duration::from_secs(15)))?;
@@ -113,9 +143,19 @@ impl Client {
         Self::introduce(Box::new(socket.try_clone()?), socket, hello)
     }
 
-    fn introduce(stream: Box<dyn Stream>, socket: TcpStream, hello: &Hello<'_>) -> io::Result<(Self, Packet)> {
+    fn introduce(
+        stream: Box<dyn Stream>,
+        socket: TcpStream,
+        hello: &Hello<'_>,
+    ) -> io::Result<(Self, Packet)> {
         let gateway = Peer::server(hello.version);
-        let mut client = Self { stream, socket, inbox: BytesMut::new(), gateway, next_id: 0 };
+        let mut client = Self {
+            stream,
+            socket,
+            inbox: BytesMut::new(),
+            gateway,
+            next_id: 0,
+        };
         let connect = Connect {
             version: hello.version,
             clean_start: hello.clean,
@@ -159,7 +199,8 @@ impl Client {
             if let Some(found) = frame(&self.inbox, u32::MAX, accept).map_err(io::Error::other)?
                 && let Some(body) = found.body(&self.inbox)
             {
-                let packet = own(decode_from_server(self.gateway.version, found, body).map_err(io::Error::other)?);
+                let packet = own(decode_from_server(self.gateway.version, found, body)
+                    .map_err(io::Error::other)?);
                 self.inbox.advance(found.total_len());
                 return Ok(packet);
             }
@@ -180,7 +221,10 @@ impl Client {
             if let Some(found) = wanted(&packet) {
                 return found;
             }
-            assert!(Instant::now() < deadline, "the packet did not come; the last was {packet:?}");
+            assert!(
+                Instant::now() < deadline,
+                "the packet did not come; the last was {packet:?}"
+            );
         }
     }
 
@@ -190,14 +234,34 @@ impl Client {
     }
 
     /// Sends a PUBLISH and returns its packet identifier.
-    pub fn send(&mut self, topic: &str, payload: &[u8], qos: QoS) -> io::Result<Option<NonZeroU16>> {
+    pub fn send(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        qos: QoS,
+    ) -> io::Result<Option<NonZeroU16>> {
         let id = (qos != QoS::AtMostOnce).then(|| self.next_id());
         self.send_as(topic, payload, qos, id, false)?;
         Ok(id)
     }
 
-    pub fn send_as(&mut self, topic: &str, payload: &[u8], qos: QoS, id: Option<NonZeroU16>, dup: bool) -> io::Result<()> {
-        let publish = Publish { dup, qos, retain: false, topic, packet_id: id, properties: RawProperties::EMPTY, payload };
+    pub fn send_as(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        qos: QoS,
+        id: Option<NonZeroU16>,
+        dup: bool,
+    ) -> io::Result<()> {
+        let publish = Publish {
+            dup,
+            qos,
+            retain: false,
+            topic,
+            packet_id: id,
+            properties: RawProperties::EMPTY,
+            payload,
+        };
         self.write(|peer, out| publish.encode(peer, out).map(drop))
     }
 
@@ -209,7 +273,12 @@ impl Client {
 
     pub fn acknowledged(&mut self, wanted: NonZeroU16) -> (u8, String) {
         self.wait(|packet| match packet {
-            Packet::Ack { kind: AckKind::PubAck, id, reason, why } if *id == wanted => Some((*reason, why.clone())),
+            Packet::Ack {
+                kind: AckKind::PubAck,
+                id,
+                reason,
+                why,
+            } if *id == wanted => Some((*reason, why.clone())),
             _ => None,
         })
     }
@@ -222,15 +291,28 @@ impl Client {
     pub fn subscribe(&mut self, filter: &str, qos: QoS) -> u8 {
         let id = self.next_id();
         let wanted = [Subscription::new(filter, qos)];
-        let subscribe = Subscribe { packet_id: id, properties: RawProperties::EMPTY, filters: Filters::from(&wanted[..]) };
-        self.write(|peer, out| subscribe.encode(peer, out).map(drop)).unwrap();
-        self.wait(|packet| if let Packet::SubAck(codes) = packet { Some(codes[0]) } else { None })
+        let subscribe = Subscribe {
+            packet_id: id,
+            properties: RawProperties::EMPTY,
+            filters: Filters::from(&wanted[..]),
+        };
+        self.write(|peer, out| subscribe.encode(peer, out).map(drop))
+            .unwrap();
+        self.wait(|packet| {
+            if let Packet::SubAck(codes) = packet {
+                Some(codes[0])
+            } else {
+                None
+            }
+        })
     }
 
     /// The next message; acknowledged if it wants to be.
     pub fn message(&mut self) -> (String, Vec<u8>) {
         let (topic, payload, id) = self.wait(|packet| match packet {
-            Packet::Publish { topic, payload, id, .. } => Some((topic.clone(), payload.clone(), *id)),
+            Packet::Publish {
+                topic, payload, id, ..
+            } => Some((topic.clone(), payload.clone(), *id)),
             _ => None,
         });
         if let Some(id) = id {
@@ -246,7 +328,10 @@ impl Client {
 
 fn own(packet: ServerPacket<'_>) -> Packet {
     match packet {
-        ServerPacket::ConnAck(p) => Packet::ConnAck { session_present: p.session_present, reason: p.reason.as_u8() },
+        ServerPacket::ConnAck(p) => Packet::ConnAck {
+            session_present: p.session_present,
+            reason: p.reason.as_u8(),
+        },
         ServerPacket::Publish(p) => Packet::Publish {
             topic: p.topic.to_owned(),
             payload: p.payload.to_vec(),

@@ -30,13 +30,20 @@ pub(super) struct Report {
 
 /// Runs all attacks: as `own`, a device of which the attacker has certificate and secret, and as a
 /// stranger with a certificate of its own making. `victim` is another device.
-pub(super) async fn run(own: &Identity, victim: &Identity, stranger: Arc<ClientConfig>) -> Vec<Report> {
+pub(super) async fn run(
+    own: &Identity,
+    victim: &Identity,
+    stranger: Arc<ClientConfig>,
+) -> Vec<Report> {
     let payload = r#"{"temperature":21.0}"#;
     let signed = |who: &Identity| {
-        who.sign(payload, fresh_message_id(), system_now().seconds()).unwrap_or_default()
+        who.sign(payload, fresh_message_id(), system_now().seconds())
+            .unwrap_or_default()
     };
     let good = signed(own);
-    let tampered = String::from_utf8_lossy(&signed(own)).replace("21.0", "99.9").into_bytes();
+    let tampered = String::from_utf8_lossy(&signed(own))
+        .replace("21.0", "99.9")
+        .into_bytes();
     let forged = signed(victim);
     vec![
         Report {
@@ -66,7 +73,9 @@ pub(super) fn stranger(id: &str, trusting: ClientConfigParts) -> Result<Arc<Clie
     let key = KeyPair::generate().map_err(|error| error.to_string())?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, id);
-    let certificate = params.self_signed(&key).map_err(|error| error.to_string())?;
+    let certificate = params
+        .self_signed(&key)
+        .map_err(|error| error.to_string())?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     trusting
         .with_client_auth_cert(vec![certificate.der().clone()], key)
@@ -92,14 +101,20 @@ async fn refused(who: &Identity, messages: &[Vec<u8>], reason: Reason) -> Result
     };
     match timeout(PATIENCE, attempt).await {
         Ok(Ok((code, why))) if code == reason.mqtt() && why.contains(reason.code()) => Ok(why),
-        Ok(Ok((code, why))) => Err(format!("answered {code:#04x} {why:?}, not {}", reason.code())),
+        Ok(Ok((code, why))) => Err(format!(
+            "answered {code:#04x} {why:?}, not {}",
+            reason.code()
+        )),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer".to_owned()),
     }
 }
 
 /// The reason code and reason string of the PUBACK for `packet_id`.
-async fn acknowledgement(link: &mut Link, packet_id: NonZeroU16) -> Result<(u8, String), LinkError> {
+async fn acknowledgement(
+    link: &mut Link,
+    packet_id: NonZeroU16,
+) -> Result<(u8, String), LinkError> {
     loop {
         let frame = link.receive().await?;
         let answer = match link.packet(frame)? {
@@ -130,6 +145,8 @@ async fn kept_out(own: &Identity, tls: Arc<ClientConfig>) -> Result<String, Stri
 
 /// Whether the other side ended the connection with a TLS alert.
 fn is_alert(error: &io::Error) -> bool {
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    let cause = error
+        .get_ref()
+        .and_then(|cause| cause.downcast_ref::<rustls::Error>());
     matches!(cause, Some(rustls::Error::AlertReceived(_)))
 }

@@ -60,7 +60,10 @@ impl Backend {
         let books = Arc::default();
         let (up, _) = watch::channel(true);
         let backend = Self { address, books, up };
-        tasks.spawn("demo backend", backend.clone().serve(listener, tasks.clone()));
+        tasks.spawn(
+            "demo backend",
+            backend.clone().serve(listener, tasks.clone()),
+        );
         Ok(backend)
     }
 
@@ -75,7 +78,10 @@ impl Backend {
 
     pub(super) fn seen(&self) -> Seen {
         let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        Seen { effects: books.keys.len() as u64, repeats: books.repeats }
+        Seen {
+            effects: books.keys.len() as u64,
+            repeats: books.repeats,
+        }
     }
 
     async fn serve(self, listener: TcpListener, tasks: Tasks) {
@@ -123,7 +129,11 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<(tokio::net::TcpSt
 
 /// A listener that can be bound again right after it was closed.
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(1024)
@@ -147,7 +157,15 @@ async fn receive(
         }
         first
     };
-    let hot = payload["temperature"].as_f64().is_some_and(|celsius| celsius >= ALERT_CELSIUS);
-    let alert = if hot { "temperature high" } else { "temperature normal" };
-    Ok(Json(json!({ "status": if first { "received" } else { "seen before" }, "alert": alert })))
+    let hot = payload["temperature"]
+        .as_f64()
+        .is_some_and(|celsius| celsius >= ALERT_CELSIUS);
+    let alert = if hot {
+        "temperature high"
+    } else {
+        "temperature normal"
+    };
+    Ok(Json(
+        json!({ "status": if first { "received" } else { "seen before" }, "alert": alert }),
+    ))
 }

@@ -48,7 +48,10 @@ pub(super) struct Tally {
 impl Tally {
     fn acknowledged(&self, latency: Duration) {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
-        let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latencies = self
+            .latencies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if latencies.len() == MAX_LATENCIES {
             latencies.pop_front();
         }
@@ -57,8 +60,13 @@ impl Tally {
 
     /// The time from publish to acknowledgement that 99 of 100 recent messages stayed under.
     pub(super) fn p99(&self) -> Option<Duration> {
-        let mut sorted: Vec<Duration> =
-            self.latencies.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        let mut sorted: Vec<Duration> = self
+            .latencies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .copied()
+            .collect();
         sorted.sort_unstable();
         sorted.get(sorted.len() * 99 / 100).copied()
     }
@@ -80,11 +88,22 @@ impl Identity {
     /// # Errors
     /// As [`Link::open`].
     pub(super) async fn connect(&self) -> Result<Link, LinkError> {
-        Link::open(self.address, self.name.clone(), Arc::clone(&self.tls), self.id.as_str()).await
+        Link::open(
+            self.address,
+            self.name.clone(),
+            Arc::clone(&self.tls),
+            self.id.as_str(),
+        )
+        .await
     }
 
     /// A signed envelope of version 2 with `payload`, which must be JSON.
-    pub(super) fn sign(&self, payload: &str, message_id: MessageId, timestamp: u64) -> Option<Vec<u8>> {
+    pub(super) fn sign(
+        &self,
+        payload: &str,
+        message_id: MessageId,
+        timestamp: u64,
+    ) -> Option<Vec<u8>> {
         let mut slots = [0; SLOTS];
         let draft = Draft {
             version: Version::V2,
@@ -161,8 +180,15 @@ impl Device {
         }
     }
 
-    async fn converse(&mut self, mut link: Link, stopping: &CancellationToken) -> Result<(), LinkError> {
-        for (id, channel) in [(NonZeroU16::MIN, Channel::Response), (NonZeroU16::MAX, Channel::Command)] {
+    async fn converse(
+        &mut self,
+        mut link: Link,
+        stopping: &CancellationToken,
+    ) -> Result<(), LinkError> {
+        for (id, channel) in [
+            (NonZeroU16::MIN, Channel::Response),
+            (NonZeroU16::MAX, Channel::Command),
+        ] {
             link.queue_subscribe(id, &channel.topic(&self.identity.id))?;
         }
         for pending in &mut self.pending {
@@ -204,8 +230,16 @@ impl Device {
         self.publish(link, Channel::Data, &payload)
     }
 
-    fn publish(&mut self, link: &mut Link, channel: Channel, payload: &str) -> Result<(), LinkError> {
-        let Some(bytes) = self.identity.sign(payload, fresh_message_id(), system_now().seconds()) else {
+    fn publish(
+        &mut self,
+        link: &mut Link,
+        channel: Channel,
+        payload: &str,
+    ) -> Result<(), LinkError> {
+        let Some(bytes) = self
+            .identity
+            .sign(payload, fresh_message_id(), system_now().seconds())
+        else {
             return Ok(());
         };
         if self.pending.len() == MAX_PENDING {
@@ -214,7 +248,12 @@ impl Device {
         self.next_packet_id = self.next_packet_id % 60_000 + 1;
         let packet_id = NonZeroU16::new(self.next_packet_id).unwrap_or(NonZeroU16::MIN);
         link.queue_publish(packet_id, &channel.topic(&self.identity.id), &bytes, false)?;
-        self.pending.push_back(Pending { packet_id, bytes, channel, published: Instant::now() });
+        self.pending.push_back(Pending {
+            packet_id,
+            bytes,
+            channel,
+            published: Instant::now(),
+        });
         Ok(())
     }
 
@@ -223,7 +262,10 @@ impl Device {
         let mut acknowledge = None;
         match link.packet(frame)? {
             ServerPacket::Ack(ack) if ack.kind == AckKind::PubAck => {
-                if let Some(at) = self.pending.iter().position(|p| p.packet_id == ack.packet_id)
+                if let Some(at) = self
+                    .pending
+                    .iter()
+                    .position(|p| p.packet_id == ack.packet_id)
                     && let Some(done) = self.pending.remove(at)
                 {
                     self.tally.acknowledged(done.published.elapsed());
@@ -270,11 +312,20 @@ impl Device {
                 (Status::Done, format!(r#"{{"led":{percent}}}"#))
             }
             (Some("led"), _) => (Status::Failed, r#""value must be 0 to 100""#.to_owned()),
-            _ => (Status::Failed, r#""this device knows {\"action\":\"led\",\"value\":0..100}""#.to_owned()),
+            _ => (
+                Status::Failed,
+                r#""this device knows {\"action\":\"led\",\"value\":0..100}""#.to_owned(),
+            ),
         };
         let detail = Payload::parse(detail.as_bytes(), &mut slots).ok();
         let mut text = [0; 256];
-        let length = Outcome { command_id, status, detail }.write(&mut text).ok()?;
+        let length = Outcome {
+            command_id,
+            status,
+            detail,
+        }
+        .write(&mut text)
+        .ok()?;
         let answer = String::from_utf8(text.get(..length)?.to_vec()).ok()?;
         if self.executed.len() == MAX_EXECUTED {
             self.executed.pop_front();

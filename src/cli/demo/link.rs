@@ -5,8 +5,8 @@ use std::{io, net::SocketAddr, num::NonZeroU16, sync::Arc};
 use bytes::{Buf, BytesMut};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tidegate_mqtt::{
-    Accept, Ack, AckKind, Connect, Disconnect, Filters, Frame, Peer, Publish, QoS, RawProperties, ReasonCode,
-    ServerPacket, Subscribe, Subscription, Version, decode_from_server, frame,
+    Accept, Ack, AckKind, Connect, Disconnect, Filters, Frame, Peer, Publish, QoS, RawProperties,
+    ReasonCode, ServerPacket, Subscribe, Subscription, Version, decode_from_server, frame,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -56,8 +56,12 @@ impl Link {
         stream.set_nodelay(true)?;
         let stream = TlsConnector::from(tls).connect(name, stream).await?;
         let gateway = Peer::server(Version::V5);
-        let mut link =
-            Self { stream, inbox: BytesMut::new(), outbox: BytesMut::new(), gateway };
+        let mut link = Self {
+            stream,
+            inbox: BytesMut::new(),
+            outbox: BytesMut::new(),
+            gateway,
+        };
         let connect = Connect {
             version: Version::V5,
             clean_start: false,
@@ -84,7 +88,11 @@ impl Link {
     ///
     /// # Errors
     /// When the filter cannot be encoded.
-    pub(super) fn queue_subscribe(&mut self, id: NonZeroU16, filter: &str) -> Result<(), LinkError> {
+    pub(super) fn queue_subscribe(
+        &mut self,
+        id: NonZeroU16,
+        filter: &str,
+    ) -> Result<(), LinkError> {
         let wanted = [Subscription::new(filter, QoS::AtLeastOnce)];
         let subscribe = Subscribe {
             packet_id: id,

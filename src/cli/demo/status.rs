@@ -37,7 +37,9 @@ pub(super) async fn lines(handle: &Handle, tally: &Tally) {
         let ledger = handle.ledger("backend");
         let rate = ledger.accepted.saturating_sub(before) as f64 / period.as_secs_f64();
         before = ledger.accepted;
-        let p99 = tally.p99().map_or("-".to_owned(), |p99| format!("{:.1} ms", p99.as_secs_f64() * 1e3));
+        let p99 = tally.p99().map_or("-".to_owned(), |p99| {
+            format!("{:.1} ms", p99.as_secs_f64() * 1e3)
+        });
         let line = format!(
             "devices {}  accepted {}  delivered {}  owed {}  rejected {}  replies {}  rate {rate:.0}/s  p99 {p99}",
             tally.connected.load(Ordering::Relaxed),

@@ -33,13 +33,19 @@ pub(crate) fn everything() -> Result<(), String> {
 }
 
 fn debian() -> Result<(), String> {
-    let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(program, _)| !on_path(program)).map(|(_, package)| *package).collect();
+    let missing: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|(program, _)| !on_path(program))
+        .map(|(_, package)| *package)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
     if !on_path("apt-get") {
-        return Err(format!("missing: {}; install them with your package manager", missing.join(", ")));
+        return Err(format!(
+            "missing: {}; install them with your package manager",
+            missing.join(", ")
+        ));
     }
     sh("apt-get", &["update", "-qq"])?;
     let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
@@ -74,7 +80,14 @@ fn python() -> Result<(), String> {
 }
 
 fn cargo_tool(name: &str, version: &str) -> Result<(), String> {
-    if on_path(name) { Ok(()) } else { sh("cargo", &["install", "--locked", "--version", version, name]) }
+    if on_path(name) {
+        Ok(())
+    } else {
+        sh(
+            "cargo",
+            &["install", "--locked", "--version", version, name],
+        )
+    }
 }
 
 /// Where test tools are kept between runs.
@@ -85,5 +98,7 @@ fn cache() -> PathBuf {
 fn on_path(program: &str) -> bool {
     let cargo_bin = env::var_os("HOME").map(|home| Path::new(&home).join(".cargo/bin"));
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).chain(cargo_bin).any(|folder| folder.join(program).is_file())
+    env::split_paths(&path)
+        .chain(cargo_bin)
+        .any(|folder| folder.join(program).is_file())
 }

@@ -29,12 +29,17 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    if let Some(unknown) = wanted.iter().find(|name| STEPS.iter().all(|step| step.name != **name)) {
+    if let Some(unknown) = wanted
+        .iter()
+        .find(|name| STEPS.iter().all(|step| step.name != **name))
+    {
         eprintln!("tests/run: there is no step {unknown:?}; tests/run --list names them");
         return ExitCode::from(2);
     }
-    let chosen: Vec<&Step> =
-        STEPS.iter().filter(|step| wanted.is_empty() || wanted.iter().any(|w| w == step.name)).collect();
+    let chosen: Vec<&Step> = STEPS
+        .iter()
+        .filter(|step| wanted.is_empty() || wanted.iter().any(|w| w == step.name))
+        .collect();
     run(&chosen)
 }
 
@@ -54,16 +59,28 @@ fn run(steps: &[&Step]) -> ExitCode {
         if let Some(why) = &failed {
             println!("--- {} failed: {why}", step.name);
         }
-        done.push(Done { name: step.name, took: started.elapsed(), failed });
+        done.push(Done {
+            name: step.name,
+            took: started.elapsed(),
+            failed,
+        });
     }
     println!();
     for step in &done {
         let outcome = step.failed.as_deref().unwrap_or("passed");
-        println!("{:<12} {:>7.1} s  {outcome}", step.name, step.took.as_secs_f64());
+        println!(
+            "{:<12} {:>7.1} s  {outcome}",
+            step.name,
+            step.took.as_secs_f64()
+        );
     }
     let failed = done.iter().filter(|step| step.failed.is_some()).count();
     println!("steps: {} passed, {failed} failed", done.len() - failed);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Runs a program with its output shown; an error names the command line.
@@ -86,5 +103,9 @@ fn sh_env(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Resu
         .envs(variables.iter().copied())
         .status()
         .map_err(|error| format!("{line}: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("{line}: {status}")) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{line}: {status}"))
+    }
 }

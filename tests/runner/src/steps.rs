@@ -10,7 +10,11 @@ pub(crate) struct Step {
 }
 
 pub(crate) const STEPS: &[Step] = &[
-    Step { name: "install", what: "what the other steps need", run: install::everything },
+    Step {
+        name: "install",
+        what: "what the other steps need",
+        run: install::everything,
+    },
     Step {
         name: "fmt",
         what: "every file is formatted",
@@ -19,7 +23,20 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "deny",
         what: "licences and sources of dependencies",
-        run: || sh("cargo", &["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]),
+        run: || {
+            sh(
+                "cargo",
+                &[
+                    "deny",
+                    "--log-level",
+                    "error",
+                    "check",
+                    "bans",
+                    "licenses",
+                    "sources",
+                ],
+            )
+        },
     },
     Step {
         name: "clippy",
@@ -27,7 +44,15 @@ pub(crate) const STEPS: &[Step] = &[
         run: || {
             sh(
                 "cargo",
-                &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
+                &[
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--all-features",
+                    "--",
+                    "-D",
+                    "warnings",
+                ],
             )
         },
     },
@@ -36,7 +61,16 @@ pub(crate) const STEPS: &[Step] = &[
         what: "the wire crate builds for a chip without an operating system",
         run: || {
             sh("rustup", &["target", "add", "riscv32imc-unknown-none-elf"])?;
-            sh("cargo", &["check", "-p", "tidegate-wire", "--target", "riscv32imc-unknown-none-elf"])
+            sh(
+                "cargo",
+                &[
+                    "check",
+                    "-p",
+                    "tidegate-wire",
+                    "--target",
+                    "riscv32imc-unknown-none-elf",
+                ],
+            )
         },
     },
     Step {
@@ -46,7 +80,13 @@ pub(crate) const STEPS: &[Step] = &[
             let python = std::path::absolute(install::python_path()).map_err(|e| e.to_string())?;
             sh_env(
                 "cargo",
-                &["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"],
+                &[
+                    "nextest",
+                    "run",
+                    "--workspace",
+                    "--all-features",
+                    "--no-fail-fast",
+                ],
                 &[("TIDEGATE_TEST_PYTHON", &python.to_string_lossy())],
             )
         },
@@ -69,7 +109,17 @@ pub(crate) const STEPS: &[Step] = &[
         run: || {
             sh(
                 "cargo",
-                &["run", "--release", "--", "demo", "--for", "30s", "--offline", "8s", "--attack"],
+                &[
+                    "run",
+                    "--release",
+                    "--",
+                    "demo",
+                    "--for",
+                    "30s",
+                    "--offline",
+                    "8s",
+                    "--attack",
+                ],
             )
         },
     },
