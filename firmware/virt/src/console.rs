@@ -14,7 +14,7 @@ use embassy_time::{Duration, Instant, Timer};
 use log::{LevelFilter, Log, Metadata, Record};
 use portable_atomic::{AtomicBool, AtomicU16, Ordering};
 
-use crate::memory;
+use crate::{executor, memory};
 
 /// The 16550's data register, and its line status.
 const DATA: *mut u8 = 0x1000_0000 as _;
@@ -54,13 +54,13 @@ impl Log for Lines {
         true
     }
 
-    /// Each line says when, in microseconds since start, and how many instructions had run.
+    /// Each line says when, in microseconds since start, and how many instructions had run ([`executor::instructions`]).
     fn log(&self, record: &Record<'_>) {
         let _ = writeln!(
             Uart,
             "[{} us, {} instructions] {} {}",
             Instant::now().as_micros(),
-            riscv::register::minstret::read64(),
+            executor::instructions(),
             record.level(),
             record.args()
         );

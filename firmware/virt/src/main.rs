@@ -5,6 +5,7 @@
 //! | [`console`] | the serial port: log lines out, what is sensed in |
 //! | [`time`] | the CLINT's timer as embassy's time driver |
 //! | [`virtio`] | finding the devices, memory they may reach, random numbers |
+//! | [`executor`] | running the tasks |
 //! | [`ethernet`] | virtio-net as an embassy-net driver |
 //! | [`flash`] | virtio-blk as flash |
 //! | [`memory`] | the heap, and how much of it and of the stack was needed |
@@ -22,6 +23,7 @@ extern crate alloc;
 mod board;
 mod console;
 mod ethernet;
+mod executor;
 mod flash;
 mod memory;
 mod time;
@@ -52,12 +54,17 @@ async fn device(parts: Parts<board::Virt>, buffers: &'static mut Buffers) {
     board::exit(1);
 }
 
-#[embassy_executor::main]
-async fn main(spawner: Spawner) {
+#[riscv_rt::entry]
+fn main() -> ! {
     memory::start();
     console::start();
     time::start();
+    executor::run(start)
+}
 
+/// Not inlined: what it needs of the stack is free again when the tasks run.
+#[inline(never)]
+fn start(spawner: Spawner) {
     let virtio::Devices { network: net, block, entropy } = virtio::find();
     let random = VirtRandom::new(entropy);
     let mut seed = [0; 8];
