@@ -164,7 +164,9 @@ enum Phase {
 #[derive(Debug)]
 struct InFlight {
     packet_id: NonZeroU16,
-    /// It was sent before under this identifier, to a session that is still there.
+    /// It was sent under this identifier.
+    transmitted: bool,
+    /// It was sent to a session that is still there.
     dup: bool,
     item: Item,
     message: Vec<u8>,
@@ -242,6 +244,26 @@ impl Session {
         self.phase = Phase::Idle;
         self.waiting_since = None;
         self.sent = 0;
+    }
+
+    /// Signs everything that is in flight again before it is sent again: the key is another.
+    pub fn sign_again(&mut self) {
+        for message in &mut self.in_flight {
+            message.signed_at = None;
+        }
+    }
+
+    /// Takes back a message that was settled, to be sent first on the next connection.
+    pub fn restore(&mut self, item: Item) {
+        let packet_id = self.packet_id();
+        self.in_flight.push_front(InFlight {
+            packet_id,
+            transmitted: false,
+            dup: false,
+            item,
+            message: Vec::new(),
+            signed_at: None,
+        });
     }
 
     /// Whether messages can be sent.
@@ -328,7 +350,7 @@ impl Session {
         let properties = &ack.properties;
         self.phase = Phase::Up;
         for message in &mut self.in_flight {
-            message.dup = ack.session_present;
+            message.dup = ack.session_present && message.transmitted;
         }
         self.window = properties
             .receive_maximum()
@@ -380,6 +402,7 @@ impl Session {
         match Verdict::of(ack) {
             Verdict::Later(reason) => {
                 message.packet_id = self.packet_id();
+                message.transmitted = false;
                 message.dup = false;
                 // Signed afresh when its turn comes.
                 message.signed_at = None;
@@ -450,6 +473,7 @@ impl Session {
             message.signed_at = Some(wall);
         }
         write(&self.device, &self.peer, message, out)?;
+        message.transmitted = true;
         self.sent += 1;
         self.wrote(now);
         self.awaiting(now);
@@ -471,6 +495,7 @@ impl Session {
     ) -> Result<(), SessionError> {
         let message = InFlight {
             packet_id: self.packet_id(),
+            transmitted: true,
             dup: false,
             item,
             message,

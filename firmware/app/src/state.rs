@@ -12,8 +12,6 @@ pub mod key {
     pub const BOOTS: u8 = 1;
     /// Readings lost and not yet reported.
     pub const LOST: u8 = 2;
-    /// Set while credentials are being tried: how often they failed.
-    pub const TRIAL_FAILURES: u8 = 3;
     /// The first of the slots for executed commands.
     pub const EXECUTED: u8 = 0x40;
 }

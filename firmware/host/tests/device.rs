@@ -278,6 +278,51 @@ async fn new_credentials_are_tried_then_kept_and_bad_ones_given_up() {
     .await;
 }
 
+#[tokio::test]
+async fn a_secret_that_the_gateway_does_not_know_costs_no_message() {
+    let gateway = Gateway::start().await;
+    with_device(&gateway, Kind::Dashboard, OFTEN, None, async |world| {
+        let mut link = gateway.accept(false).await;
+        let first = u64::from(world.potentiometer.get());
+        world.turning.set(true);
+        let renewal = json!({"action": "credentials", "secret": "not the gateway's secret"});
+        link.send("command", &gateway.command("sensor_001", &renewal))
+            .await;
+        let mut expected = first;
+        let mut take = |payload: &Value| {
+            // One reading may have been taken before the potentiometer was turned.
+            if let Some(pot) = payload["pot"].as_u64() {
+                assert!(
+                    pot == expected || expected == first + 1 && pot == first,
+                    "{pot}, not {expected}"
+                );
+                expected = pot + 1;
+            }
+        };
+        while let Some(message) = link.try_message().await {
+            link.acknowledge(&message).await;
+            take(&message.payload);
+        }
+        for _ in 0..3 {
+            let mut link = gateway.accept(true).await;
+            assert!(
+                link.try_message().await.is_none(),
+                "nothing that is signed with it is accepted"
+            );
+        }
+        let mut link = gateway.accept(true).await;
+        loop {
+            let message = link.message().await;
+            link.acknowledge(&message).await;
+            take(&message.payload);
+            if message.payload["event"] == json!("credentials_refused") {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
 /// Acknowledges what still comes until the device leaves.
 async fn drop_after_goodbye(mut link: Link) {
     while let Some(message) = link.try_message().await {

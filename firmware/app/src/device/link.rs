@@ -66,6 +66,8 @@ enum Lost {
     Transport(TlsError),
     /// The gateway thinks that our clock is wrong.
     Clock,
+    /// The gateway lets new credentials in, and refuses what is signed with them.
+    TrialRejected,
 }
 
 impl fmt::Display for Lost {
@@ -86,6 +88,9 @@ impl fmt::Display for Lost {
             Self::Handshake(error) => error.fmt(f),
             Self::Session(error) => error.fmt(f),
             Self::Transport(error) => write!(f, "connection was lost ({error:?})"),
+            Self::TrialRejected => {
+                f.write_str("gateway does not accept what is signed with the new credentials")
+            }
             Self::Clock => f.write_str("gateway finds our time wrong: asking for it again"),
         }
     }
@@ -137,6 +142,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
         let mut session = Session::new(device_id);
         let mut backoff = Backoff::default();
         let mut attempt = 0;
+        let mut secret = None;
         loop {
             self.network.ready().await;
             let (credentials, on_trial) = {
@@ -146,6 +152,9 @@ impl<B: Board, A: Actuators> Device<B, A> {
                     None => (store.active().clone(), false),
                 }
             };
+            if secret.replace(credentials.secret.clone()) != Some(credentials.secret.clone()) {
+                session.sign_again();
+            }
             let up_since = Cell::new(None);
             let outcome = self
                 .attempt(
@@ -412,6 +421,11 @@ impl<B: Board, A: Actuators> Device<B, A> {
                 );
                 up_since.set(Some(self.now()));
                 self.connected.set(true);
+            }
+            Event::Settled(item, Verdict::Rejected(..)) if up.on_trial && !up.proven.get() => {
+                // What is wrong may be the credentials and not the message.
+                up.session.borrow_mut().restore(item);
+                return Err(Lost::TrialRejected);
             }
             Event::Settled(item, verdict) => {
                 self.settle(&item, verdict).await;

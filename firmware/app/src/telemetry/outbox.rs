@@ -44,11 +44,6 @@ impl Outbox {
         oldest
     }
 
-    /// Puts a reading back in its place: the flash would not take it.
-    pub fn unspill(&mut self, item: Item) {
-        self.readings.push_front(item);
-    }
-
     /// The most urgent notice.
     pub fn pop_notice(&mut self) -> Option<Item> {
         self.acks.pop_front().or_else(|| self.events.pop_front())

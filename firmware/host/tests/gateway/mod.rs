@@ -188,7 +188,7 @@ impl Gateway {
                 assert!(!connect.clean_start);
                 let will = connect.will.unwrap();
                 assert_eq!(will.topic, "device/sensor_001/event");
-                read_envelope(will.payload);
+                Envelope::parse(will.payload, &Limits::CONTRACT, &mut [0; 64]).unwrap();
                 link.input.advance(frame.total_len());
                 break;
             }
@@ -204,20 +204,22 @@ impl Gateway {
     }
 }
 
-fn read_envelope(bytes: &[u8]) -> (MessageId, Value) {
+/// `None` if it was not signed with the secret.
+fn read_envelope(bytes: &[u8]) -> Option<(MessageId, Value)> {
     let mut slots = [0; 64];
     let envelope = Envelope::parse(bytes, &Limits::CONTRACT, &mut slots).unwrap();
     assert_eq!(envelope.version(), tidegate_wire::Version::V2);
     let key = SigningKey::new(SECRET).unwrap();
-    let verified = envelope.verify(&key, Direction::Up, &mut slots).unwrap();
+    let verified = envelope.verify(&key, Direction::Up, &mut slots).ok()?;
     let payload = serde_json::from_str(verified.payload().as_str()).unwrap();
-    (verified.message_id(), payload)
+    Some((verified.message_id(), payload))
 }
 
 impl Link {
     async fn write(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).await.unwrap();
-        self.stream.flush().await.unwrap();
+        // A device that is gone is noticed when the next message is read.
+        let _ = self.stream.write_all(bytes).await;
+        let _ = self.stream.flush().await;
     }
 
     /// The next message the device publishes.
@@ -236,16 +238,20 @@ impl Link {
                 let mut message = None;
                 match decode(Version::V5, frame, body).unwrap() {
                     ClientPacket::Publish(publish) => {
-                        let (id, payload) = read_envelope(publish.payload);
-                        let channel = publish.topic.strip_prefix("device/sensor_001/").unwrap();
-                        message = Some(Message {
-                            channel: channel.into(),
-                            id,
-                            dup: publish.dup,
-                            payload,
-                            bytes: publish.payload.to_vec(),
-                            packet_id: publish.packet_id.unwrap(),
-                        });
+                        let packet_id = publish.packet_id.unwrap();
+                        if let Some((id, payload)) = read_envelope(publish.payload) {
+                            let channel = publish.topic.strip_prefix("device/sensor_001/").unwrap();
+                            message = Some(Message {
+                                channel: channel.into(),
+                                id,
+                                dup: publish.dup,
+                                payload,
+                                bytes: publish.payload.to_vec(),
+                                packet_id,
+                            });
+                        } else {
+                            answer = refusal(packet_id, "bad_signature", 0x87);
+                        }
                     }
                     ClientPacket::Subscribe(subscribe) => {
                         let ack = SubAck {
@@ -281,15 +287,7 @@ impl Link {
     }
 
     pub(crate) async fn refuse(&mut self, message: &Message, reason: &str, code: u8) {
-        let mut properties = PropertyBuf::new();
-        properties.push(Property::ReasonString(reason)).unwrap();
-        let ack = Ack {
-            kind: AckKind::PubAck,
-            packet_id: message.packet_id,
-            reason: ReasonCode::from_u8(code).unwrap(),
-            properties: properties.as_raw(),
-        };
-        self.write(&encode(|peer, out| ack.encode(peer, out))).await;
+        self.write(&refusal(message.packet_id, reason, code)).await;
     }
 
     /// Sends on one of the device's topics.
@@ -307,4 +305,16 @@ impl Link {
         self.write(&encode(|peer, out| publish.encode(peer, out)))
             .await;
     }
+}
+
+fn refusal(packet_id: NonZeroU16, reason: &str, code: u8) -> BytesMut {
+    let mut properties = PropertyBuf::new();
+    properties.push(Property::ReasonString(reason)).unwrap();
+    let ack = Ack {
+        kind: AckKind::PubAck,
+        packet_id,
+        reason: ReasonCode::from_u8(code).unwrap(),
+        properties: properties.as_raw(),
+    };
+    encode(|peer, out| ack.encode(peer, out))
 }
