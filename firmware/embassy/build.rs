@@ -12,7 +12,10 @@ fn built_at() -> u64 {
         .ok()
         .and_then(|text| number(&text))
         .or_else(|| {
-            let git = Command::new("git").args(["log", "-1", "--format=%ct"]).output().ok()?;
+            let git = Command::new("git")
+                .args(["log", "-1", "--format=%ct"])
+                .output()
+                .ok()?;
             number(core::str::from_utf8(&git.stdout).ok()?)
         })
         .or_else(|| Some(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs()))

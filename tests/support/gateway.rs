@@ -89,7 +89,8 @@ impl Setup {
         let path = self.path("tidegate.toml");
         let text = format!(
             "state_dir = {:?}\n\n[pki]\nhosts = {:?}\n\n[api]\naddress = \"{}\"\n\n[listeners.devices]\naddress = \"{}\"\n{}{}",
-            self.state_dir(), self.hosts,
+            self.state_dir(),
+            self.hosts,
             self.api,
             self.mqtt,
             self.rest,

@@ -39,16 +39,31 @@ fn build(arguments: &[&str], program: &str) -> PathBuf {
 
 /// The image that runs on the board.
 pub fn firmware() -> PathBuf {
-    let arguments = ["-p", "tidegate-virt", "--profile", "firmware", "--target", TARGET];
+    let arguments = [
+        "-p",
+        "tidegate-virt",
+        "--profile",
+        "firmware",
+        "--target",
+        TARGET,
+    ];
     build(&arguments, &format!("{TARGET}/firmware/tidegate-virt"))
 }
 
 /// Makes a flash with a device's credentials, as a user provisions a board.
 pub fn provision(bundle: &Path, ntp_port: u16, flash: &Path) {
-    let tool = build(&["-p", "tidegate-host", "--bin", "provision"], "debug/provision");
+    let tool = build(
+        &["-p", "tidegate-host", "--bin", "provision"],
+        "debug/provision",
+    );
     let status = Command::new(tool)
         .arg(bundle)
-        .args(["--ntp-port", &ntp_port.to_string(), "--whole-flash", "--out"])
+        .args([
+            "--ntp-port",
+            &ntp_port.to_string(),
+            "--whole-flash",
+            "--out",
+        ])
         .arg(flash)
         .status()
         .unwrap();
@@ -67,10 +82,17 @@ impl Board {
     pub fn start(firmware: &Path, flash: &Path, more: &[&str]) -> Self {
         let drive = format!("if=none,id=flash,format=raw,file={}", flash.display());
         let mut qemu = Command::new("qemu-system-riscv32")
-            .args(["-machine", "virt", "-m", "8M", "-bios", "none", "-display", "none"])
+            .args([
+                "-machine", "virt", "-m", "8M", "-bios", "none", "-display", "none",
+            ])
             .args(["-serial", "stdio", "-monitor", "none"])
             .args(["-global", "virtio-mmio.force-legacy=false"])
-            .args(["-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net"])
+            .args([
+                "-netdev",
+                "user,id=net",
+                "-device",
+                "virtio-net-device,netdev=net",
+            ])
             .args(["-device", "virtio-rng-device"])
             .args(["-drive", &drive, "-device", "virtio-blk-device,drive=flash"])
             .args(more)
@@ -88,7 +110,11 @@ impl Board {
                 kept.lock().unwrap().push_str(&(line + "\n"));
             }
         });
-        Self { serial: qemu.stdin.take().unwrap(), qemu, log }
+        Self {
+            serial: qemu.stdin.take().unwrap(),
+            qemu,
+            log,
+        }
     }
 
     /// Everything the board logged so far.
@@ -103,7 +129,11 @@ impl Board {
                 return Some(line.to_owned());
             }
             let ended = self.qemu.try_wait().unwrap();
-            assert!(ended.is_none(), "the board stopped without {text:?}:\n{}", self.log());
+            assert!(
+                ended.is_none(),
+                "the board stopped without {text:?}:\n{}",
+                self.log()
+            );
             None
         })
     }
@@ -116,7 +146,9 @@ impl Board {
 
     /// Waits until the board switches itself off.
     pub fn ended(&mut self) -> ExitStatus {
-        eventually("the board to stop", PATIENCE, || self.qemu.try_wait().unwrap())
+        eventually("the board to stop", PATIENCE, || {
+            self.qemu.try_wait().unwrap()
+        })
     }
 
     /// The plug is pulled.

@@ -17,23 +17,47 @@ pub struct Place {
 pub const FLASH: u32 = 4 << 20;
 
 /// Which of the two images starts, and whether it is on trial: two pages, written in turn.
-pub const OTADATA: Place = Place { name: "otadata", offset: 0x9000, size: 0x2000 };
+pub const OTADATA: Place = Place {
+    name: "otadata",
+    offset: 0x9000,
+    size: 0x2000,
+};
 
 /// Who the device is. Two sets of two pages: certificate, key, one to four roots.
-pub const CREDENTIALS: Place = Place { name: "credentials", offset: 0xc000, size: 0x4000 };
+pub const CREDENTIALS: Place = Place {
+    name: "credentials",
+    offset: 0xc000,
+    size: 0x4000,
+};
 
 /// Boot count, executed commands, last known time: small records, often written, so four pages for
 /// endurance.
-pub const STATE: Place = Place { name: "state", offset: 0x10000, size: 0x4000 };
+pub const STATE: Place = Place {
+    name: "state",
+    offset: 0x10000,
+    size: 0x4000,
+};
 
 /// Readings that outlast an outage: about 100 bytes each, so about 400 in 44 KiB, which is what is
 /// left in front of the first image.
-pub const BUFFER: Place = Place { name: "buffer", offset: 0x14000, size: 0xc000 };
+pub const BUFFER: Place = Place {
+    name: "buffer",
+    offset: 0x14000,
+    size: 0xc000,
+};
 
 /// The two images, equally large; they start on 64 KiB boundaries, which the chips' MMU demands.
 pub const SLOTS: [Place; 2] = [
-    Place { name: "ota_0", offset: 0x20000, size: 0x1f_0000 },
-    Place { name: "ota_1", offset: 0x21_0000, size: 0x1f_0000 },
+    Place {
+        name: "ota_0",
+        offset: 0x20000,
+        size: 0x1f_0000,
+    },
+    Place {
+        name: "ota_1",
+        offset: 0x21_0000,
+        size: 0x1f_0000,
+    },
 ];
 
 #[cfg(test)]
@@ -69,7 +93,11 @@ mod tests {
         let mut free_from = 0x9000;
         for (name, offset, size) in table {
             assert!(offset >= free_from, "{name} overlaps what is before it");
-            assert_eq!((offset % 4096, size % 4096), (0, 0), "{name} is not whole pages");
+            assert_eq!(
+                (offset % 4096, size % 4096),
+                (0, 0),
+                "{name} is not whole pages"
+            );
             free_from = offset + size;
         }
         assert!(free_from <= FLASH);

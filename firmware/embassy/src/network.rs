@@ -128,19 +128,21 @@ impl Network for EmbassyNetwork {
         Ok(first.into())
     }
 
-    #[expect(
-        clippy::await_holding_refcell_ref,
-        reason = "whoever holds it owns the connection; the second asker is told so"
-    )]
     async fn connect(&self, to: SocketAddr) -> Result<Tcp<'_>, NetworkError> {
-        let mut tcp = Tcp(self.socket.try_borrow_mut().map_err(|_| NetworkError::Busy)?);
+        let mut tcp = Tcp(self
+            .socket
+            .try_borrow_mut()
+            .map_err(|_| NetworkError::Busy)?);
         let socket = &mut *tcp.0;
         if socket.state() != State::Closed {
             socket.abort();
             // An abort that cannot be sent any more is no reason to stay away.
             let _ = socket.flush().await;
         }
-        socket.connect(endpoint(to)?).await.map_err(NetworkError::Connect)?;
+        socket
+            .connect(endpoint(to)?)
+            .await
+            .map_err(NetworkError::Connect)?;
         Ok(tcp)
     }
 
@@ -161,9 +163,15 @@ impl Network for EmbassyNetwork {
             &mut send,
         );
         socket.bind(0).map_err(|_| NetworkError::NoPort)?;
-        socket.send_to(request, to).await.map_err(NetworkError::Send)?;
+        socket
+            .send_to(request, to)
+            .await
+            .map_err(NetworkError::Send)?;
         loop {
-            let (len, from) = socket.recv_from(answer).await.map_err(NetworkError::Receive)?;
+            let (len, from) = socket
+                .recv_from(answer)
+                .await
+                .map_err(NetworkError::Receive)?;
             if from.endpoint == to {
                 return Ok(len);
             }

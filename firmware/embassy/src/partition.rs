@@ -72,7 +72,11 @@ impl<F: blocking::NorFlash> Partition<F> {
         if end as usize > flash.borrow().capacity() {
             return Err(PartitionError::Bounds);
         }
-        Ok(Self { flash, offset, size })
+        Ok(Self {
+            flash,
+            offset,
+            size,
+        })
     }
 
     /// The address in the flash of these bytes of the partition.
@@ -112,7 +116,10 @@ impl<F: blocking::NorFlash> Partition<F> {
     pub fn erase_now(&self, from: u32, to: u32) -> Result<(), PartitionError> {
         let len = to.checked_sub(from).ok_or(PartitionError::Bounds)?;
         let place = self.place(from, len as usize)?;
-        self.flash.borrow_mut().erase(place, place + len).map_err(failed)
+        self.flash
+            .borrow_mut()
+            .erase(place, place + len)
+            .map_err(failed)
     }
 }
 
@@ -167,13 +174,13 @@ mod tests {
     #[derive(Debug)]
     struct Never;
 
-    impl blocking::NorFlashError for Never {
-        fn kind(&self) -> blocking::NorFlashErrorKind {
-            blocking::NorFlashErrorKind::Other
+    impl NorFlashError for Never {
+        fn kind(&self) -> NorFlashErrorKind {
+            NorFlashErrorKind::Other
         }
     }
 
-    impl blocking::ErrorType for Four {
+    impl ErrorType for Four {
         type Error = Never;
     }
 
@@ -217,7 +224,12 @@ mod tests {
         assert_eq!(part.erase_now(4096, 12288), past);
         assert_eq!(part.erase_now(4096, 0), past);
         let flash = &flash.borrow().0;
-        assert!(flash[..4096].iter().chain(&flash[12288..]).all(|byte| *byte == 0x11));
+        assert!(
+            flash[..4096]
+                .iter()
+                .chain(&flash[12288..])
+                .all(|byte| *byte == 0x11)
+        );
     }
 
     #[test]

@@ -43,8 +43,8 @@ pub(crate) struct NoPartition(&'static str);
 pub(crate) fn open(flash: FLASH<'static>) -> Result<Table, NoPartition> {
     let mut storage = FlashStorage::new(flash);
     let mut buffer = Box::new([0; PARTITION_TABLE_MAX_LEN]);
-    let table = read_partition_table(&mut storage, &mut buffer[..])
-        .map_err(|_| NoPartition("table"))?;
+    let table =
+        read_partition_table(&mut storage, &mut buffer[..]).map_err(|_| NoPartition("table"))?;
     let find = |name: &'static str| {
         table
             .iter()

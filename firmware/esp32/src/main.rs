@@ -104,7 +104,11 @@ async fn start(spawner: Spawner) -> Result<(), StartError> {
     esp_rtos::start(timers.timer0, chip.FROM_CPU_INTR0);
 
     let table = flash::open(chip.FLASH)?;
-    let wifi = Store::open(table.credentials.clone()).await?.active().wifi.clone();
+    let wifi = Store::open(table.credentials.clone())
+        .await?
+        .active()
+        .wifi
+        .clone();
     let controller = wifi::start(chip.WIFI, wifi)?;
     let random = EspRandom::new()?;
 
@@ -137,10 +141,7 @@ async fn start(spawner: Spawner) -> Result<(), StartError> {
     spawn(spawner, device(parts, profile, TLS.take()))
 }
 
-fn spawn<S>(
-    spawner: Spawner,
-    task: Result<SpawnToken<S>, SpawnError>,
-) -> Result<(), StartError> {
+fn spawn<S>(spawner: Spawner, task: Result<SpawnToken<S>, SpawnError>) -> Result<(), StartError> {
     spawner.spawn(task.map_err(StartError::Spawn)?);
     Ok(())
 }

@@ -46,7 +46,9 @@ impl Slots {
         let mut chip = self.chip.borrow_mut();
         let mut table = Box::new([0; PARTITION_TABLE_MAX_LEN]);
         let table = read_partition_table(chip.storage(), &mut table[..])?;
-        let booted = table.booted_partition()?.map(|entry| entry.partition_type());
+        let booted = table
+            .booted_partition()?
+            .map(|entry| entry.partition_type());
         Ok(booted == Some(PartitionType::App(selected)))
     }
 }

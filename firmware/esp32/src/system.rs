@@ -52,7 +52,8 @@ impl EspSystem {
     pub(crate) fn new(timer: RTC_TIMER<'static>) -> Self {
         let mut rtc = Rtc::new(timer);
         rtc.rwdt.set_timeout(RwdtStage::Stage0, WATCHDOG);
-        rtc.rwdt.set_stage_action(RwdtStage::Stage0, RwdtStageAction::ResetSystem);
+        rtc.rwdt
+            .set_stage_action(RwdtStage::Stage0, RwdtStageAction::ResetSystem);
         rtc.rwdt.enable();
         let panicked = note_panic(0) == YES;
         Self {

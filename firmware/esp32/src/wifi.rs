@@ -80,7 +80,10 @@ pub(crate) async fn stay(mut controller: WifiController<'static>) {
 /// Until the network is lost.
 async fn connected(controller: &WifiController<'static>) {
     loop {
-        let dbm = controller.rssi().ok().and_then(|dbm| i8::try_from(dbm).ok());
+        let dbm = controller
+            .rssi()
+            .ok()
+            .and_then(|dbm| i8::try_from(dbm).ok());
         RSSI.store(dbm.unwrap_or(UNKNOWN), Ordering::Relaxed);
         let lost = controller.wait_for_disconnect_async();
         if let Either::First(why) = select(lost, Timer::after(MEASURE)).await {

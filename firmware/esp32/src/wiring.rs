@@ -26,8 +26,17 @@ pub(crate) use dashboard::{LedError, Wired, profile, wire};
 pub(crate) use gates::{Wired, profile, wire};
 
 #[cfg(not(any(
-    all(feature = "dashboard", not(any(feature = "climate", feature = "gates"))),
-    all(feature = "climate", not(any(feature = "dashboard", feature = "gates"))),
-    all(feature = "gates", not(any(feature = "dashboard", feature = "climate"))),
+    all(
+        feature = "dashboard",
+        not(any(feature = "climate", feature = "gates"))
+    ),
+    all(
+        feature = "climate",
+        not(any(feature = "dashboard", feature = "gates"))
+    ),
+    all(
+        feature = "gates",
+        not(any(feature = "dashboard", feature = "climate"))
+    ),
 )))]
 compile_error!("exactly one of the features dashboard, climate and gates must be on");

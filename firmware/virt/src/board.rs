@@ -107,11 +107,7 @@ impl System for VirtSystem {
 
 /// What is "wired" to the board: the serial port.
 pub(crate) fn profile() -> Profile<impl Sensors, impl Actuators> {
-    Dashboard::profile(
-        Typed,
-        Button::new(Typed, Delay),
-        Led::new(Shown(0)),
-    )
+    Dashboard::profile(Typed, Button::new(Typed, Delay), Led::new(Shown(0)))
 }
 
 /// Potentiometer and switch, as they were last typed.

@@ -96,7 +96,9 @@ pub(crate) async fn listen() {
         while unsafe { STATUS.read_volatile() } & RECEIVED != 0 {
             let byte = unsafe { DATA.read_volatile() };
             if byte == b'\n' || byte == b'\r' {
-                let text = line.get(..len).and_then(|line| core::str::from_utf8(line).ok());
+                let text = line
+                    .get(..len)
+                    .and_then(|line| core::str::from_utf8(line).ok());
                 carry_out(text.unwrap_or(""));
                 len = 0;
             } else if let Some(place) = line.get_mut(len) {

@@ -65,7 +65,11 @@ fn main() -> ! {
 /// Not inlined: what it needs of the stack is free again when the tasks run.
 #[inline(never)]
 fn start(spawner: Spawner) {
-    let virtio::Devices { network: net, block, entropy } = virtio::find();
+    let virtio::Devices {
+        network: net,
+        block,
+        entropy,
+    } = virtio::find();
     let random = VirtRandom::new(entropy);
     let mut seed = [0; 8];
     random.fill(&mut seed);

@@ -24,7 +24,9 @@ impl embedded_hal_async::delay::DelayNs for BusyDelay {
 pub(crate) fn wire(data: impl Pin + 'static) -> Wired {
     let mut pin = Flex::new(data);
     pin.apply_output_config(
-        &OutputConfig::default().with_drive_mode(DriveMode::OpenDrain).with_pull(Pull::Up),
+        &OutputConfig::default()
+            .with_drive_mode(DriveMode::OpenDrain)
+            .with_pull(Pull::Up),
     );
     pin.apply_input_config(&InputConfig::default().with_pull(Pull::Up));
     pin.set_level(Level::High);

@@ -21,10 +21,8 @@ type PotentiometerPin = esp_hal::peripherals::GPIO0<'static>;
 #[cfg(feature = "esp32s3")]
 type PotentiometerPin = esp_hal::peripherals::GPIO1<'static>;
 
-pub(crate) type Wired = Profile<
-    Dashboard<Potentiometer, Input<'static>, Delay>,
-    Led<Channel<'static, LowSpeed>>,
->;
+pub(crate) type Wired =
+    Profile<Dashboard<Potentiometer, Input<'static>, Delay>, Led<Channel<'static, LowSpeed>>>;
 
 /// Faster than any eye, slow enough for 12 bits.
 const LED_KHZ: u32 = 5;
@@ -110,7 +108,11 @@ fn dimmer(
 macro_rules! profile {
     ($chip:ident) => {
         $crate::wiring::wire(
-            $chip.ADC1, $chip.GPIO34, $chip.GPIO4, $chip.LEDC, $chip.GPIO25,
+            $chip.ADC1,
+            $chip.GPIO34,
+            $chip.GPIO4,
+            $chip.LEDC,
+            $chip.GPIO25,
         )?
     };
 }
@@ -118,7 +120,11 @@ macro_rules! profile {
 macro_rules! profile {
     ($chip:ident) => {
         $crate::wiring::wire(
-            $chip.ADC1, $chip.GPIO0, $chip.GPIO4, $chip.LEDC, $chip.GPIO5,
+            $chip.ADC1,
+            $chip.GPIO0,
+            $chip.GPIO4,
+            $chip.LEDC,
+            $chip.GPIO5,
         )?
     };
 }
@@ -126,7 +132,11 @@ macro_rules! profile {
 macro_rules! profile {
     ($chip:ident) => {
         $crate::wiring::wire(
-            $chip.ADC1, $chip.GPIO1, $chip.GPIO4, $chip.LEDC, $chip.GPIO5,
+            $chip.ADC1,
+            $chip.GPIO1,
+            $chip.GPIO4,
+            $chip.LEDC,
+            $chip.GPIO5,
         )?
     };
 }

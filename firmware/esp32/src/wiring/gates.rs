@@ -8,8 +8,16 @@ pub(crate) type Wired = Profile<NoSensors, Gates<Output<'static>, 2>>;
 pub(crate) fn wire(one: impl OutputPin + 'static, two: impl OutputPin + 'static) -> Wired {
     // High from the first moment on: a relay must not click at every start.
     Gates::profile([
-        Relay::new("gate1", Output::new(one, Level::High, OutputConfig::default()), true),
-        Relay::new("gate2", Output::new(two, Level::High, OutputConfig::default()), true),
+        Relay::new(
+            "gate1",
+            Output::new(one, Level::High, OutputConfig::default()),
+            true,
+        ),
+        Relay::new(
+            "gate2",
+            Output::new(two, Level::High, OutputConfig::default()),
+            true,
+        ),
     ])
 }
 
