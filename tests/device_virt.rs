@@ -2,6 +2,11 @@
 //! address and the time, proves itself, tells, obeys, loses power and comes back.
 //!
 //! The board is QEMU's; the program is the one that runs on an ESP32, but for its drivers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that fails says where"
+)]
 
 mod support;
 

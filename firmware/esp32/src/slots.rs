@@ -41,6 +41,10 @@ impl Slots {
     }
 
     /// Whether the image that runs is the one that was to start.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is not general enough in its lifetimes"
+    )]
     fn runs_as_selected(&self) -> Result<bool, Error> {
         let selected = self.updater(|updater| updater.selected_partition())?;
         let mut chip = self.chip.borrow_mut();
@@ -56,6 +60,10 @@ impl Slots {
 impl UpdateSlots for Slots {
     type Error = Error;
 
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is not general enough in its lifetimes"
+    )]
     async fn boot_state(&mut self) -> Result<BootState, Error> {
         let state = match self.updater(|updater| updater.current_ota_state()) {
             // There was never an update.
