@@ -2,6 +2,7 @@
 
 mod link;
 mod orders;
+mod talk;
 
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
@@ -101,6 +102,7 @@ async fn start<B: Board, S: Sensors, A: Actuators>(
         renewed: Signal::new(),
         restart: Cell::new(false),
         connected: Cell::new(false),
+        refusals: Cell::new(0),
     };
     log::info!(
         "{} on {}: firmware {}, profile {}, boot {boots} ({})",
@@ -167,6 +169,8 @@ struct Device<B: Board, A> {
     renewed: Signal<NoopRawMutex, ()>,
     restart: Cell<bool>,
     connected: Cell<bool>,
+    /// How often the gateway refused the credentials on trial.
+    refusals: Cell<u64>,
 }
 
 impl<B: Board, A: Actuators> Device<B, A> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use tidegate_app::credentials::{Wifi, image};
 use tidegate_host::load::{self, Mode, Options};
+use tidegate_host::simulate::BUFFER;
 use tidegate_host::{Bundle, Kind, Simulation};
 
 /// Tidegate devices on this machine.
@@ -158,6 +159,7 @@ fn live(arguments: Live) -> Result<(), Failure> {
         bundle: Bundle::read(&arguments.device)?,
         kind: arguments.profile,
         flash: arguments.flash,
+        buffer_pages: BUFFER,
         interval: arguments.interval.map(Duration::from_secs),
         gateway: arguments.gateway,
     };

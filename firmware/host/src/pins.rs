@@ -34,11 +34,14 @@ pub struct World {
 }
 
 impl World {
+    /// Where the potentiometer stands at first.
+    pub const POTENTIOMETER: u16 = 1841;
+
     /// A room on a spring day.
     #[must_use]
     pub fn new() -> Rc<Self> {
         let world = Self::default();
-        world.potentiometer.set(1841);
+        world.potentiometer.set(Self::POTENTIOMETER);
         world.temperature.set(225);
         world.humidity.set(600);
         Rc::new(world)

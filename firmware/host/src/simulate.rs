@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tidegate_app::board::{NoSlots, Parts};
-use tidegate_app::credentials::{StoreError, image};
+use tidegate_app::credentials::{Store, StoreError, image};
 use tidegate_app::profile::{
     Actuators, Button, Climate, Dashboard, DhtModel, Gates, Led, Profile, Relay, Sensors,
 };
@@ -24,7 +24,8 @@ use crate::pins::{Dht, Pause, Pwm, RelayInput, Switch, Wiper, World};
 /// Erase pages of the partitions, as on the boards.
 const CREDENTIALS: usize = 4;
 const STATE: usize = 4;
-const BUFFER: usize = 64;
+/// 256 KiB of readings: two hours of the dashboard's.
+pub const BUFFER: usize = 64;
 
 /// Which device it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -46,6 +47,8 @@ pub struct Simulation {
     pub kind: Kind,
     /// Where its flash is kept; in memory without.
     pub flash: Option<PathBuf>,
+    /// Erase pages of the partition for readings; [`BUFFER`] as on the boards, two at least.
+    pub buffer_pages: usize,
     /// Time between readings, if not the profile's.
     pub interval: Option<Duration>,
     /// Where the gateway is, if not where the bundle says.
@@ -72,6 +75,16 @@ pub enum SimulationError {
         /// Why.
         source: io::Error,
     },
+    /// Its flash is another device's.
+    #[error(
+        "the flash is {found}'s and the bundle {expected}'s: give each device a folder of its own"
+    )]
+    OtherDevice {
+        /// Whose flash it is.
+        found: String,
+        /// Whose bundle it is.
+        expected: String,
+    },
     /// It ended.
     #[error(transparent)]
     Ended(Ended),
@@ -96,7 +109,7 @@ pub async fn simulate(
     let mut buffers = Box::new(Buffers::new());
     loop {
         // Flash in memory is gone with a device that ended: only files outlast a restart.
-        let [credentials, state, buffer] = open(simulation)?;
+        let [credentials, state, buffer] = open(simulation).await?;
         let system = HostSystem {
             restarted: Rc::new(Cell::new(false)),
             after_restart,
@@ -157,17 +170,24 @@ async fn device<S: Sensors, A: Actuators>(
 }
 
 /// Opens the partitions; a blank credentials partition is provisioned from the bundle.
-fn open(simulation: &Simulation) -> Result<[Flash; 3], SimulationError> {
+async fn open(simulation: &Simulation) -> Result<[Flash; 3], SimulationError> {
     let folder = simulation.flash.as_deref();
     let mut credentials = partition(folder, "credentials.flash", CREDENTIALS)?;
     if credentials.is_blank() {
         let set = simulation.bundle.credentials(None)?;
         credentials.load(&image(&set, CREDENTIALS * 4096)?)?;
     }
+    let found = Store::open(&mut credentials).await?.active().device_id;
+    if found != *simulation.bundle.device_id {
+        return Err(SimulationError::OtherDevice {
+            found: found.as_str().into(),
+            expected: simulation.bundle.device_id.clone(),
+        });
+    }
     Ok([
         credentials,
         partition(folder, "state.flash", STATE)?,
-        partition(folder, "buffer.flash", BUFFER)?,
+        partition(folder, "buffer.flash", simulation.buffer_pages)?,
     ])
 }
 

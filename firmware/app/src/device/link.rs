@@ -1,30 +1,28 @@
 //! The connection to the gateway: made, used, lost, made again.
 
 use core::cell::{Cell, RefCell};
-use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use embassy_futures::select::{Either3, select, select3};
+use bytes::BytesMut;
+use embassy_futures::select::{Either3, select3};
 use embassy_sync::blocking_mutex::raw::NoopRawMutex;
 use embassy_sync::signal::Signal;
-use embedded_io_async::{Read, Write};
-use embedded_tls::{TlsError, TlsReader, TlsWriter};
+use embedded_tls::TlsError;
 use tidegate_wire::output::TooSmall;
-use tidegate_wire::{Channel, Reason, SigningKey};
+use tidegate_wire::{Channel, SigningKey};
 
 use super::Device;
 use super::orders::TOLERANCE_S;
 use crate::backoff::Backoff;
-use crate::board::{Board, Clock, Network, Random, System, UpdateSlots};
+use crate::board::{Board, Network, Random, System};
 use crate::credentials::Credentials;
-use crate::mqtt::{Event, Session, SessionError, Verdict};
+use crate::mqtt::{Session, SessionError};
 use crate::profile::Actuators;
 use crate::state::key;
 use crate::telemetry::Item;
 use crate::time::{self, BeforeFloor, NoTime};
-use crate::tls::{self, Buffers, HandshakeError, Suite, Wire};
+use crate::tls::{self, Buffers, HandshakeError, Wire};
 
 /// How long each step may take. A handshake is 50 million instructions on a chip without ECC
 /// hardware, and the gateway may be busy.
@@ -34,7 +32,7 @@ const ASK_TIME: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// A write that does not get through for this long is to a dead connection.
-const WRITE: Duration = Duration::from_secs(20);
+pub(super) const WRITE: Duration = Duration::from_secs(20);
 
 /// The clock is set again this often: crystals drift by seconds a day, freshness is minutes.
 const SET_TIME: Duration = Duration::from_secs(60 * 60);
@@ -43,62 +41,50 @@ const SET_TIME: Duration = Duration::from_secs(60 * 60);
 const STORE_TIME_S: u64 = 60 * 60;
 
 /// After the gateway said "not now".
-const PAUSE: Duration = Duration::from_secs(2);
+pub(super) const PAUSE: Duration = Duration::from_secs(2);
 
 /// A restart waits no longer than this for the command's acknowledgement to get through.
 pub(super) const FAREWELL: Duration = Duration::from_secs(5);
 
 /// New credentials are given up when the old ones work and they failed this often before it.
-const TRIALS: u64 = 3;
+pub(super) const TRIALS: u64 = 3;
 
 /// Why there is no connection any more, or none yet.
-#[derive(Debug)]
-enum Lost {
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Lost {
+    #[error("gateway's name is not known: check it and the network's DNS")]
     Resolve,
+    #[error("gateway cannot be reached: check its address, port and firewall")]
     Connect,
+    #[error("gateway did not answer in time ({0}): check that it runs")]
     Timeout(&'static str),
-    Unreachable(&'static str),
+    #[error("no connection without the time: {0}")]
     NoTime(NoTime),
+    #[error("no connection without a sane time: {0}")]
     Time(BeforeFloor),
+    #[error("shared secret is empty: provision the device again")]
     Secret,
+    #[error(transparent)]
     Handshake(HandshakeError),
-    Session(SessionError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("connection was lost ({0:?})")]
     Transport(TlsError),
     /// The gateway thinks that our clock is wrong.
+    #[error("gateway finds our time wrong: asking for it again")]
     Clock,
     /// The gateway lets new credentials in, and refuses what is signed with them.
+    #[error("gateway does not accept what is signed with the new credentials")]
     TrialRejected,
 }
 
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Resolve => {
-                f.write_str("gateway's name is not known: check it and the network's DNS")
-            }
-            Self::Connect => {
-                f.write_str("gateway cannot be reached: check its address, port and firewall")
-            }
-            Self::Timeout(what) | Self::Unreachable(what) => {
-                write!(f, "gateway did not answer in time ({what})")
-            }
-            Self::NoTime(error) => write!(f, "no connection without the time: {error}"),
-            Self::Time(error) => write!(f, "no connection without a sane time: {error}"),
-            Self::Secret => f.write_str("shared secret is empty: provision the device again"),
-            Self::Handshake(error) => error.fmt(f),
-            Self::Session(error) => error.fmt(f),
-            Self::Transport(error) => write!(f, "connection was lost ({error:?})"),
-            Self::TrialRejected => {
-                f.write_str("gateway does not accept what is signed with the new credentials")
-            }
-            Self::Clock => f.write_str("gateway finds our time wrong: asking for it again"),
-        }
-    }
-}
-
-impl From<SessionError> for Lost {
-    fn from(error: SessionError) -> Self {
-        Self::Session(error)
+impl Lost {
+    /// Whether the gateway was there: then it may be the credentials that it minds.
+    const fn was_there(&self) -> bool {
+        matches!(
+            self,
+            Self::Handshake(_) | Self::Session(_) | Self::Transport(_) | Self::TrialRejected
+        )
     }
 }
 
@@ -110,7 +96,7 @@ impl From<TlsError> for Lost {
 
 /// Why a connection was ended on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
+pub(super) enum Left {
     Restart,
     Renewed,
 }
@@ -121,18 +107,18 @@ pub(super) fn is_trials_turn(attempt: u64) -> bool {
 }
 
 /// What one connection knows.
-struct Connection<'a> {
-    credentials: &'a Credentials,
-    key: SigningKey,
-    on_trial: bool,
-    session: RefCell<&'a mut Session>,
-    out: RefCell<BytesMut>,
+pub(super) struct Connection<'a> {
+    pub(super) credentials: &'a Credentials,
+    pub(super) key: SigningKey,
+    pub(super) on_trial: bool,
+    pub(super) session: RefCell<&'a mut Session>,
+    pub(super) out: RefCell<BytesMut>,
     /// There is something to write.
-    stir: Signal<NoopRawMutex, ()>,
+    pub(super) stir: Signal<NoopRawMutex, ()>,
     /// Nothing is published before this.
-    not_before: Cell<Duration>,
+    pub(super) not_before: Cell<Duration>,
     /// A message was accepted: the certificate and the secret work.
-    proven: Cell<bool>,
+    pub(super) proven: Cell<bool>,
 }
 
 impl<B: Board, A: Actuators> Device<B, A> {
@@ -160,7 +146,6 @@ impl<B: Board, A: Actuators> Device<B, A> {
                 .attempt(
                     &credentials,
                     on_trial,
-                    attempt,
                     &mut session,
                     buffers,
                     slots,
@@ -181,7 +166,12 @@ impl<B: Board, A: Actuators> Device<B, A> {
                     backoff = Backoff::default();
                     continue;
                 }
-                Err(why) => log::warn!("{why}"),
+                Err(why) => {
+                    log::warn!("{why}");
+                    if on_trial && why.was_there() {
+                        self.refusals.set(self.refusals.get() + 1);
+                    }
+                }
             }
             attempt = if up_since.get().is_some() && !on_trial {
                 0
@@ -203,12 +193,10 @@ impl<B: Board, A: Actuators> Device<B, A> {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call, each of another kind")]
     async fn attempt(
         &self,
         credentials: &Credentials,
         on_trial: bool,
-        attempt: u64,
         session: &mut Session,
         buffers: &mut Buffers,
         slots: &mut B::Slots,
@@ -258,7 +246,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
         };
         let (reader, writer) = connection.split();
         let ended = select3(
-            self.read(reader, &up, attempt, slots, up_since),
+            self.read(reader, &up, slots, up_since),
             self.write(writer, &up),
             self.keep_time(ntp),
         )
@@ -288,7 +276,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
         }
         self.within(RESOLVE, self.network.resolve(host))
             .await
-            .ok_or(Lost::Unreachable("DNS"))?
+            .ok_or(Lost::Timeout("DNS"))?
             .map_err(|error| {
                 log::debug!("{error:?}");
                 Lost::Resolve
@@ -338,7 +326,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
     }
 
     /// Seconds since 1970; the time is known while there is a connection.
-    fn seconds(&self) -> u64 {
+    pub(super) fn seconds(&self) -> u64 {
         self.wall.get().seconds(self.now()).unwrap_or(0)
     }
 
@@ -361,7 +349,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
         Ok(())
     }
 
-    fn sign(
+    pub(super) fn sign(
         &self,
         item: &Item,
         credentials: &Credentials,
@@ -375,294 +363,6 @@ impl<B: Board, A: Actuators> Device<B, A> {
         )
         .inspect_err(|error| log::error!("{error}"))
         .ok()
-    }
-
-    async fn read<T: Read>(
-        &self,
-        mut reader: TlsReader<'_, &Wire<T>, Suite>,
-        up: &Connection<'_>,
-        attempt: u64,
-        slots: &mut B::Slots,
-        up_since: &Cell<Option<Duration>>,
-    ) -> Result<core::convert::Infallible, Lost> {
-        let mut input = BytesMut::new();
-        loop {
-            {
-                let mut chunk = reader.read_buffered().await?;
-                input.extend_from_slice(chunk.pop_all());
-            }
-            loop {
-                let received = up.session.borrow_mut().receive(
-                    self.now(),
-                    &input,
-                    &mut up.out.borrow_mut(),
-                )?;
-                let Some((len, event)) = received else { break };
-                self.heed(event, up, attempt, slots, up_since).await?;
-                input.advance(len);
-            }
-            up.stir.signal(());
-        }
-    }
-
-    async fn heed(
-        &self,
-        event: Event<'_>,
-        up: &Connection<'_>,
-        attempt: u64,
-        slots: &mut B::Slots,
-        up_since: &Cell<Option<Duration>>,
-    ) -> Result<(), Lost> {
-        match event {
-            Event::Connected { resumed } => {
-                log::info!(
-                    "connected, session {}",
-                    if resumed { "resumed" } else { "new" }
-                );
-                up_since.set(Some(self.now()));
-                self.connected.set(true);
-            }
-            Event::Settled(item, Verdict::Rejected(..)) if up.on_trial && !up.proven.get() => {
-                // What is wrong may be the credentials and not the message.
-                up.session.borrow_mut().restore(item);
-                return Err(Lost::TrialRejected);
-            }
-            Event::Settled(item, verdict) => {
-                self.settle(&item, verdict).await;
-                if matches!(verdict, Verdict::Accepted | Verdict::Known) && !up.proven.replace(true)
-                {
-                    self.proven(up, attempt, slots).await;
-                }
-            }
-            Event::Deferred(Some(Reason::StaleTimestamp)) => return Err(Lost::Clock),
-            Event::Deferred(_) => up.not_before.set(self.now() + PAUSE),
-            Event::Message {
-                channel: Channel::Command,
-                body,
-                packet_id,
-            } => {
-                let dealt = self
-                    .command(body, up.credentials, &up.key, self.seconds())
-                    .await;
-                if let (Ok(()), Some(packet_id)) = (dealt, packet_id) {
-                    up.session.borrow_mut().acknowledge(
-                        self.now(),
-                        packet_id,
-                        &mut up.out.borrow_mut(),
-                    )?;
-                }
-            }
-            Event::Message {
-                body, packet_id, ..
-            } => {
-                log::info!(
-                    "response: {}",
-                    core::str::from_utf8(body).unwrap_or("(binary)")
-                );
-                if let Some(packet_id) = packet_id {
-                    up.session.borrow_mut().acknowledge(
-                        self.now(),
-                        packet_id,
-                        &mut up.out.borrow_mut(),
-                    )?;
-                }
-            }
-            Event::Subscribed | Event::Nothing => {}
-        }
-        Ok(())
-    }
-
-    async fn settle(&self, item: &Item, verdict: Verdict) {
-        if let Verdict::Rejected(reason, code) = verdict {
-            log::warn!("gateway rejected {} ({reason:?}, {code:?})", item.id);
-        }
-        if item.channel == Channel::Data
-            && let Err(error) = self.backlog.lock().await.settle(item.id).await
-        {
-            log::error!("{error}");
-        }
-        if let Some((id, reported)) = self.lost_report.get()
-            && id == item.id
-        {
-            self.lost_report.set(None);
-            let left = self.lost.get().saturating_sub(reported);
-            self.lost.set(left);
-            if let Err(error) = self.state.lock().await.set_number(key::LOST, left).await {
-                log::error!("{error}");
-            }
-        }
-    }
-
-    /// A message was accepted: certificate, key, roots and secret work, and so does the firmware.
-    async fn proven(&self, up: &Connection<'_>, attempt: u64, slots: &mut B::Slots) {
-        if let Err(error) = slots.confirm().await {
-            log::error!("firmware could not be confirmed: {error:?}");
-        }
-        let mut store = self.store.lock().await;
-        if up.on_trial {
-            match store.confirm().await {
-                Ok(()) => self.event("credentials_renewed", |_| Ok(())),
-                Err(error) => log::error!("{error}"),
-            }
-        } else if store.trial().is_some() && attempt >= TRIALS {
-            match store.discard().await {
-                Ok(()) => self.event("credentials_refused", |_| Ok(())),
-                Err(error) => log::error!("{error}"),
-            }
-        }
-    }
-
-    async fn write<T: Write>(
-        &self,
-        mut writer: TlsWriter<'_, &Wire<T>, Suite>,
-        up: &Connection<'_>,
-    ) -> Result<Left, Lost> {
-        let mut farewell = None;
-        loop {
-            let left = self.leaving(up, &mut farewell);
-            self.fill(up).await?;
-            if left.is_some() {
-                let mut out = up.out.borrow_mut();
-                up.session.borrow_mut().disconnect(&mut out)?;
-            }
-            let out = up.out.borrow_mut().split();
-            if !out.is_empty() {
-                let written = async {
-                    writer.write_all(&out).await?;
-                    writer.flush().await
-                };
-                self.within(WRITE, written)
-                    .await
-                    .ok_or(Lost::Timeout("write"))??;
-            }
-            if let Some(left) = left {
-                return Ok(left);
-            }
-            if !out.is_empty() {
-                continue;
-            }
-            let deadline = up.session.borrow().deadline();
-            let held = up.not_before.get();
-            let deadline = if held > self.now() {
-                deadline.min(held)
-            } else {
-                deadline
-            };
-            let deadline = farewell.map_or(deadline, |at: Duration| deadline.min(at));
-            select(
-                select(up.stir.wait(), self.told.wait()),
-                select(
-                    self.clock.sleep_until(deadline),
-                    self.restart_or_renewal(farewell),
-                ),
-            )
-            .await;
-        }
-    }
-
-    /// Wakes the writer when there is a reason to leave; pends once that is known.
-    async fn restart_or_renewal(&self, farewell: Option<Duration>) {
-        if farewell.is_some() {
-            core::future::pending::<()>().await;
-        }
-        self.renewed.wait().await;
-        self.renewed.signal(());
-    }
-
-    /// Whether to leave now: what was acknowledged to the gateway first, or some time has passed.
-    fn leaving(&self, up: &Connection<'_>, farewell: &mut Option<Duration>) -> Option<Left> {
-        let left = if self.restart.get() {
-            Left::Restart
-        } else if self.renewed.signaled() {
-            Left::Renewed
-        } else {
-            return None;
-        };
-        let until = *farewell.get_or_insert(self.now() + FAREWELL);
-        let session = up.session.borrow();
-        let done = self.outbox.borrow().is_empty() && session.in_flight() == 0;
-        if done || self.now() >= until {
-            self.renewed.reset();
-            return Some(left);
-        }
-        None
-    }
-
-    /// Writes what is due: a ping, what is in flight from before, then the new.
-    async fn fill(&self, up: &Connection<'_>) -> Result<(), Lost> {
-        let now = self.now();
-        up.session
-            .borrow_mut()
-            .tick(now, &mut up.out.borrow_mut())?;
-        if now < up.not_before.get() {
-            return Ok(());
-        }
-        loop {
-            let again = up.session.borrow_mut().resend(
-                now,
-                self.seconds(),
-                |item| self.sign(item, up.credentials, &up.key),
-                &mut up.out.borrow_mut(),
-            )?;
-            if !again {
-                break;
-            }
-        }
-        while up.session.borrow().has_room() {
-            let Some(item) = self.next_item().await else {
-                break;
-            };
-            let Some(message) = self.sign(&item, up.credentials, &up.key) else {
-                // It never can be: forget it, or it would be tried for ever.
-                let _ = self.backlog.lock().await.settle(item.id).await;
-                continue;
-            };
-            let sent = up.session.borrow_mut().publish(
-                self.now(),
-                self.seconds(),
-                item.clone(),
-                message,
-                &mut up.out.borrow_mut(),
-            );
-            if let Err(error) = sent {
-                log::error!("{error}");
-                let _ = self.backlog.lock().await.settle(item.id).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// The event that tells of lost readings; they count as told once it is acknowledged.
-    fn report_lost(&self, count: u64) -> Option<Item> {
-        let item = Item::new(Channel::Event, self.message_id(), self.moment(), |m| {
-            m.string("event", "readings_lost")?;
-            m.integer("count", i64::try_from(count).unwrap_or(i64::MAX))
-        });
-        let item = item.map_err(|TooSmall { .. }| ()).ok()?;
-        self.lost_report.set(Some((item.id, count)));
-        Some(item)
-    }
-
-    /// The most urgent message: notices, then readings from flash, then from RAM.
-    async fn next_item(&self) -> Option<Item> {
-        if let Some(item) = self.outbox.borrow_mut().pop_notice() {
-            return Some(item);
-        }
-        if self.lost.get() > 0
-            && self.lost_report.get().is_none()
-            && let Some(item) = self.report_lost(self.lost.get())
-        {
-            return Some(item);
-        }
-        let mut backlog = self.backlog.lock().await;
-        if !backlog.is_empty() {
-            match backlog.take().await {
-                Ok(Some(item)) => return Some(item),
-                Ok(None) => {}
-                Err(error) => log::error!("{error}"),
-            }
-        }
-        self.outbox.borrow_mut().pop_reading()
     }
 }
 

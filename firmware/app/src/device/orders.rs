@@ -119,6 +119,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
             }
             Request::Credentials(set) => match self.store.lock().await.stage(*set).await {
                 Ok(()) => {
+                    self.refusals.set(0);
                     self.renewed.signal(());
                     (Status::Done, None)
                 }
