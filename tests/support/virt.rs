@@ -1,6 +1,7 @@
 //! A device on QEMU's riscv32 board: its flash, its serial port, its plug; and the gateway's NTP.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Write},
     net::UdpSocket,
     path::{Path, PathBuf},
@@ -50,24 +51,29 @@ pub fn firmware() -> PathBuf {
     build(&arguments, &format!("{TARGET}/firmware/tidegate-virt"))
 }
 
+/// The board's flash, and where in it the credentials are (firmware/esp32/partitions.csv).
+const FLASH: usize = 4 << 20;
+const CREDENTIALS: usize = 0xc000;
+
 /// Makes a flash with a device's credentials, as a user provisions a board.
 pub fn provision(bundle: &Path, ntp_port: u16, flash: &Path) {
     let tool = build(
-        &["-p", "tidegate-host", "--bin", "provision"],
-        "debug/provision",
+        &["-p", "tidegate-host", "--bin", "tidegate-host"],
+        "debug/tidegate-host",
     );
+    let image = flash.with_extension("credentials");
     let status = Command::new(tool)
+        .args(["image", "--ntp-port", &ntp_port.to_string(), "--device"])
         .arg(bundle)
-        .args([
-            "--ntp-port",
-            &ntp_port.to_string(),
-            "--whole-flash",
-            "--out",
-        ])
-        .arg(flash)
+        .arg("--out")
+        .arg(&image)
         .status()
         .unwrap();
-    assert!(status.success(), "provision: {status}");
+    assert!(status.success(), "image: {status}");
+    let image = fs::read(image).unwrap();
+    let mut bytes = vec![0xff; FLASH];
+    bytes[CREDENTIALS..][..image.len()].copy_from_slice(&image);
+    fs::write(flash, bytes).unwrap();
 }
 
 /// The board. Dropped, it loses power.

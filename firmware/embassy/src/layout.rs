@@ -30,35 +30,34 @@ pub const CREDENTIALS: Place = Place {
     size: 0x4000,
 };
 
-/// Boot count, executed commands, last known time: small records, often written, so four pages for
-/// endurance.
+/// Boot count, executed commands, last known time: small records, often written, so sixteen pages
+/// for endurance.
 pub const STATE: Place = Place {
     name: "state",
     offset: 0x10000,
-    size: 0x4000,
-};
-
-/// Readings that outlast an outage: about 100 bytes each, so about 400 in 44 KiB, which is what is
-/// left in front of the first image.
-pub const BUFFER: Place = Place {
-    name: "buffer",
-    offset: 0x14000,
-    size: 0xc000,
+    size: 0x10000,
 };
 
 /// The two images, equally large; they start on 64 KiB boundaries, which the chips' MMU demands.
 pub const SLOTS: [Place; 2] = [
     Place {
         name: "ota_0",
-        offset: 0x20000,
-        size: 0x1f_0000,
+        offset: 0x2_0000,
+        size: 0x1e_0000,
     },
     Place {
         name: "ota_1",
-        offset: 0x21_0000,
-        size: 0x1f_0000,
+        offset: 0x20_0000,
+        size: 0x1e_0000,
     },
 ];
+
+/// Readings that outlast an outage: about 100 bytes each, so about 1,300 in 128 KiB.
+pub const BUFFER: Place = Place {
+    name: "buffer",
+    offset: 0x3e_0000,
+    size: 0x2_0000,
+};
 
 #[cfg(test)]
 mod tests {
