@@ -1,7 +1,7 @@
 //! The heap.
 //!
 //! Two regions: what the boot loader used, which nothing else can have, and a part of the RAM that
-//! the stack would get otherwise. The radio takes about 60 KiB of it (its receive buffers, 10 of
+//! the stack would get otherwise. The radio is assumed to take about 60 KiB of it (its receive buffers, 10 of
 //! 1.6 KiB, and the queues and stacks of its tasks), a handshake 40 KiB on top for a second.
 
 use esp_alloc::heap_allocator;
