@@ -14,6 +14,7 @@ mod load;
 mod place;
 mod problem;
 mod schema;
+mod size;
 mod text;
 mod words;
 
@@ -128,6 +129,7 @@ pub struct Api {
     /// Requests per second allowed per API key, with a burst of twice as many.
     pub requests_per_second: u32,
     /// Largest command body.
+    #[serde(serialize_with = "size::exact")]
     pub body_bytes: ByteSize,
 }
 
@@ -135,6 +137,7 @@ pub struct Api {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Largest MQTT packet from an authenticated peer.
+    #[serde(serialize_with = "size::exact")]
     pub packet_bytes: ByteSize,
     /// Connections in all.
     pub connections: u32,
@@ -159,6 +162,7 @@ pub struct Limits {
     /// Messages waiting for one session.
     pub queued_messages: u32,
     /// Bytes waiting for one session.
+    #[serde(serialize_with = "size::exact")]
     pub queued_bytes: ByteSize,
     /// Longest life of a session without a connection.
     #[serde(with = "humantime_serde")]
@@ -177,6 +181,7 @@ pub struct Verification {
     #[serde(with = "humantime_serde")]
     pub freshness: Duration,
     /// Largest message on a contract topic.
+    #[serde(serialize_with = "size::exact")]
     pub message_bytes: ByteSize,
     /// Refuse signatures of version 1 from every device.
     pub require_v2: bool,
@@ -186,6 +191,7 @@ pub struct Verification {
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
     /// Disk space for the database. When it is reached, [`Storage::when_full`] applies.
+    #[serde(serialize_with = "size::exact")]
     pub disk_budget: ByteSize,
     pub when_full: WhenFull,
     /// Give up on what an upstream was owed for longer than this. Unset: never.

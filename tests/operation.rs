@@ -20,6 +20,11 @@ use support::{
 };
 use tidegate_mqtt::{QoS, Version};
 
+/// Waits until the gateway has ended the connection.
+fn wait_closed(client: &mut Client) {
+    while !matches!(client.receive(), Ok(Packet::Disconnect(_)) | Err(_)) {}
+}
+
 #[test]
 fn revoking_a_device_closes_its_session_within_a_second_and_keeps_it_out() {
     let gateway = Setup::new()
@@ -31,12 +36,7 @@ fn revoking_a_device_closes_its_session_within_a_second_and_keeps_it_out() {
     let mut other = Client::connect(&gateway, &two, &Hello::default());
     gateway.run(&["pki", "revoke", "sensor_001"]);
     let revoked = Instant::now();
-    loop {
-        match client.receive() {
-            Ok(Packet::Disconnect(_)) | Err(_) => break,
-            Ok(_) => {}
-        }
-    }
+    wait_closed(&mut client);
     assert!(
         revoked.elapsed() < Duration::from_secs(1),
         "it took {:?}",
@@ -69,12 +69,7 @@ fn disabling_a_device_closes_its_session_and_enabling_lets_it_back() {
     let mut client = Client::connect(&gateway, &folder, &Hello::default());
     gateway.run(&["device", "disable", "guest"]);
     let disabled = Instant::now();
-    loop {
-        match client.receive() {
-            Ok(Packet::Disconnect(_)) | Err(_) => break,
-            Ok(_) => {}
-        }
-    }
+    wait_closed(&mut client);
     assert!(
         disabled.elapsed() < Duration::from_secs(1),
         "it took {:?}",

@@ -128,7 +128,7 @@ pub(super) async fn watch(
                             api.send_replace(tls);
                         }
                         Err(error) => {
-                            tracing::error!(%error, "the API keeps its former certificate")
+                            tracing::error!(%error, "the API keeps its former certificate");
                         }
                     }
                 }

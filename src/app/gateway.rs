@@ -321,6 +321,12 @@ impl Handle {
             .transpose()
     }
 
+    /// Whether there is a device of this id, enabled or not.
+    #[must_use]
+    pub fn knows(&self, id: &str) -> bool {
+        DeviceId::try_from(id).is_ok_and(|id| self.0.registry.get(&id).is_some())
+    }
+
     /// Messages refused so far, for whatever reason.
     #[must_use]
     pub fn rejected(&self) -> u64 {

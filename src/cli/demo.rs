@@ -74,6 +74,22 @@ pub struct DemoArgs {
     pub backend: SocketAddr,
 }
 
+impl DemoArgs {
+    /// What the options mean together.
+    fn check(&self) -> Result<(), DemoError> {
+        if self.every.is_zero() {
+            return Err(DemoError::NoPause);
+        }
+        if self.attack && self.devices < 2 {
+            return Err(DemoError::TooFew);
+        }
+        match (self.offline, self.lasting) {
+            (Some(offline), Some(lasting)) if offline >= lasting => Err(DemoError::NoReturn),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Why the demo did not start, or what it found wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
@@ -104,6 +120,12 @@ pub enum DemoError {
     Failed(String),
     #[error("--every must be longer than zero")]
     NoPause,
+    #[error(
+        "--attack needs at least two devices, one to attack and one to attack as; leave --devices away"
+    )]
+    TooFew,
+    #[error("--offline must be shorter than --for, so that what waited can still be delivered")]
+    NoReturn,
 }
 
 /// Longest wait for the last deliveries at the end.
@@ -127,10 +149,9 @@ pub fn default_state_dir() -> PathBuf {
 /// When it cannot start; with [`DemoError::Failed`] when an attack succeeded or the ledger does not
 /// balance at the end.
 pub async fn run(args: &DemoArgs, state_dir: PathBuf) -> Result<(), DemoError> {
-    if args.every.is_zero() {
-        return Err(DemoError::NoPause);
-    }
+    args.check()?;
     let (tasks, _) = Tasks::new();
+    let (devices, _) = Tasks::new();
     let backend = Backend::start(args.backend, &tasks).map_err(|source| DemoError::Backend {
         address: args.backend,
         source,
@@ -141,23 +162,29 @@ pub async fn run(args: &DemoArgs, state_dir: PathBuf) -> Result<(), DemoError> {
     let identities = identities(args, &handle, &state_dir).await?;
     for identity in &identities {
         let device = Device::new(identity.clone(), args.every, Arc::clone(&tally));
-        tasks.connection(device.run(tasks.stopping()));
+        devices.connection(device.run(devices.stopping()));
     }
     introduce(args, &handle, &backend, &state_dir).await?;
 
     let mut gateway = std::pin::pin!(app.run());
     let verdict = tokio::select! {
-        ended = &mut gateway => {
-            tasks.stop();
-            tasks.drained().await;
-            return Ok(ended?);
-        }
-        verdict = act(args, &handle, &backend, &identities, &tally, &state_dir) => verdict,
+        ended = &mut gateway => ended.map_err(DemoError::from),
+        verdict = async {
+            act(args, &handle, &backend, &identities, &tally, &state_dir).await?;
+            status::note("no more readings; waiting for the last deliveries");
+            devices.stop();
+            devices.drained().await;
+            settle(&handle, &backend).await
+        } => verdict,
     };
+    devices.stop();
+    devices.drained().await;
     tasks.stop();
     tasks.drained().await;
     handle.stop();
-    gateway.await?;
+    if verdict.is_ok() {
+        gateway.await?;
+    }
     verdict
 }
 
@@ -205,8 +232,8 @@ async fn identities(
         let name = device_name(number);
         let folder = state_dir.join("devices").join(&name);
         let bundle = match Bundle::read(&folder) {
-            Ok(bundle) => bundle,
-            Err(_) => handle.enrol(&name, &folder, endpoint(args.mqtt)).await?,
+            Ok(bundle) if handle.knows(&name) => bundle,
+            _ => handle.enrol(&name, &folder, endpoint(args.mqtt)).await?,
         };
         identities.push(identity(&bundle, args.mqtt)?);
     }
@@ -365,7 +392,7 @@ async fn act(
         told = story => told?,
         _ = tokio::signal::ctrl_c() => {}
     }
-    settle(handle, backend).await
+    Ok(())
 }
 
 async fn attack(
@@ -404,7 +431,6 @@ async fn attack(
 async fn settle(handle: &Handle, backend: &Backend) -> Result<(), DemoError> {
     backend.set_up(true);
     let deadline = Instant::now() + SETTLE;
-    status::note("no more readings; waiting for the last deliveries");
     while handle.ledger("backend").owed > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::words::one_line;
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,11 +33,11 @@ impl fmt::Display for Finding {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        write!(
-            f,
+        let line = format!(
             "{severity}: {}: {}; {}",
             self.key, self.message, self.remedy
-        )
+        );
+        f.write_str(&one_line(&line))
     }
 }
 

@@ -23,6 +23,9 @@ const RESERVED: [&str; 2] = ["TIDEGATE_CONFIG", "TIDEGATE_LOG"];
 /// Enough to mend in one go; the rest shows up at the next try.
 const MAX_PROBLEMS: usize = 50;
 
+/// No key has more parts, and one that does is not laid out as that many tables in each other.
+const DEEPEST: usize = 8;
+
 /// One layer of values.
 struct Layer(Dict);
 
@@ -119,6 +122,11 @@ impl Reading {
             flag: format!("--set {}", shortened(key.trim())),
         };
         match SCHEMA.at(&path) {
+            None if path.len() > DEEPEST => {
+                let message = "there is no such setting".to_owned();
+                let remedy = format!("no key has more than {DEEPEST} parts");
+                self.problem(&path, place, message, remedy);
+            }
             // Added as it is: the walk over the merged tree says what is unknown in it.
             None => self.add(&path, Value::String(Tag::Default, value.to_owned()), place),
             Some(shape) if shape.is_section() && !value.trim_start().starts_with('{') => {

@@ -659,11 +659,17 @@ fn a_whole_configuration_is_read() {
 #[test]
 fn what_is_shown_can_be_read_again() {
     let text = "[api]\naddress = \"off\"\n[storage]\nmax_age = \"90s\"\ndisk_budget = \"20 GiB\"\n\
-        [upstreams.b]\ntype = \"http\"\nurl = \"http://localhost\"\n[devices.a]\n";
+        [limits]\nqueued_bytes = 1048577\n[upstreams.b]\ntype = \"http\"\nurl = \"http://localhost\"\n[devices.a]\n";
     let first = read(text).expect("fine");
     let shown = toml::to_string(&first).expect("serializes");
     let again = read(&shown).unwrap_or_else(|error| panic!("{error}\nin:\n{shown}"));
     assert_eq!(toml::to_string(&again).expect("serializes"), shown);
+    assert_eq!(
+        format!("{again:?}"),
+        format!("{first:?}"),
+        "shown as\n{shown}"
+    );
+    assert_eq!(again.limits.queued_bytes, ByteSize::b(1_048_577));
     assert_eq!(again.api.address, None);
 }
 
@@ -780,4 +786,40 @@ proptest! {
     fn no_flag_panics(set in ".{0,60}") {
         let _ = read_with("", &flags(&[&set]));
     }
+}
+
+#[test]
+fn a_problem_is_one_line_whatever_was_written() {
+    let sources = Sources {
+        environment: vec![("TIDEGATE_\u{1b}[2J".to_owned(), "1".to_owned())],
+        set: vec![
+            "a\nb=1".to_owned(),
+            "log.level=\u{8}\nx".to_owned(),
+            "\r".to_owned(),
+        ],
+        ..Sources::default()
+    };
+    let error = parse("\"a\\nb\" = 1", Path::new("gw\n.toml"), &sources).expect_err("wrong");
+    assert!(error.problems.len() >= 3, "{error}");
+    for problem in &error.problems {
+        let line = problem.to_string();
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+}
+
+#[test]
+fn a_key_of_very_many_parts_is_refused_like_any_other() {
+    let sources = Sources {
+        set: vec![format!("{}=1", ["a"; 100_000].join("."))],
+        ..Sources::default()
+    };
+    let error = parse("", Path::new("gw.toml"), &sources).expect_err("wrong");
+    assert!(error.to_string().contains("there is no such setting"));
+}
+
+#[test]
+fn a_very_long_unknown_key_is_compared_with_nothing() {
+    let text = format!("{} = 1", "a".repeat(1 << 20));
+    let error = parse(&text, Path::new("gw.toml"), &Sources::default()).expect_err("wrong");
+    assert!(error.to_string().contains("unknown key"));
 }

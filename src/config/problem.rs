@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::place::Place;
+use super::{place::Place, words::one_line};
 
 /// One thing that is wrong, where, and what to write instead.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -18,15 +18,17 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.place)?;
+        let mut line = format!("{}: ", self.place);
         if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
+            line.push_str(&self.key);
+            line.push_str(": ");
         }
-        f.write_str(&self.message)?;
+        line.push_str(&self.message);
         if !self.remedy.is_empty() {
-            write!(f, "; {}", self.remedy)?;
+            line.push_str("; ");
+            line.push_str(&self.remedy);
         }
-        Ok(())
+        f.write_str(&one_line(&line))
     }
 }
 

@@ -87,14 +87,20 @@ pub(super) fn nearest<'a>(
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
     let word = word.to_lowercase();
+    let letters = word.chars().count();
     candidates
         .into_iter()
-        .map(|candidate| {
+        .filter_map(|candidate| {
+            let length = candidate.chars().count();
+            // A third of the letters wrong is a slip; more is another word.
+            let most = length.max(3) / 3;
+            // Comparing costs the product of the lengths, and somebody may have written a novel.
+            if letters.abs_diff(length) > most {
+                return None;
+            }
             let distance = strsim::damerau_levenshtein(&word, &candidate.to_lowercase());
-            (distance, candidate)
+            (distance <= most).then_some((distance, candidate))
         })
-        // A third of the letters wrong is a slip; more is another word.
-        .filter(|(distance, candidate)| distance * 3 <= candidate.chars().count().max(3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }

@@ -111,3 +111,11 @@ pub(super) fn shortened(text: &str) -> String {
         None => text.to_owned(),
     }
 }
+
+/// On one line, whatever the operator's text in it holds: a control character would move a terminal's
+/// cursor or split a log line.
+pub(super) fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}

@@ -126,8 +126,12 @@ fn from_common_name(certificate: &X509Certificate<'_>) -> Result<Identity, Ident
         value.tag(),
         Tag::Utf8String | Tag::PrintableString | Tag::Ia5String
     );
+    // A tag says what it says in the universal class only: [PRIVATE 12] is no UTF-8 string.
+    let a_string = value.header.is_universal() && value.header.is_primitive();
     match std::str::from_utf8(value.data) {
-        Ok(id) if ascii_compatible && is_valid_id(id) => Ok(Identity::Device(id.to_owned())),
+        Ok(id) if a_string && ascii_compatible && is_valid_id(id) => {
+            Ok(Identity::Device(id.to_owned()))
+        }
         _ => Err(IdentityError::BadCommonName(printable(
             &String::from_utf8_lossy(value.data),
         ))),

@@ -156,6 +156,24 @@ fn two_common_names_are_one_too_many() {
     );
 }
 
+/// The tag's number alone does not make a string: its class and form count as well.
+#[test]
+fn a_common_name_that_only_resembles_a_string_is_nobody() {
+    let der = certificate(&utf8("sensor_001"), &[]);
+    let name = [&[0x0c, 10][..], b"sensor_001"].concat();
+    let at = der
+        .windows(name.len())
+        .rposition(|part| part == name)
+        .unwrap();
+    assert_eq!(from_certificate(&der), device("sensor_001"));
+    // Application, context-specific, private; and constructed.
+    for tag in [0x4c, 0x8c, 0xcc, 0x2c, 0xec] {
+        let mut der = der.clone();
+        der[at] = tag;
+        assert!(from_certificate(&der).is_err(), "{tag:#x}");
+    }
+}
+
 #[test]
 fn a_damaged_or_repeated_name_extension_does_not_fall_back_to_the_common_name() {
     let san = |content: &[u8]| CustomExtension::from_oid_content(&[2, 5, 29, 17], content.to_vec());

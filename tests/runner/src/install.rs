@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::sh;
+use crate::{fuzz, sh};
 
 /// Debian packages by the program that shows they are there.
 const PACKAGES: [(&str, &str); 6] = [
@@ -29,7 +29,12 @@ pub(crate) fn everything() -> Result<(), String> {
     debian()?;
     python()?;
     cargo_tool("cargo-nextest", "0.9.143")?;
-    cargo_tool("cargo-deny", "0.20.2")
+    cargo_tool("cargo-deny", "0.20.2")?;
+    if fuzz::has_nightly() {
+        cargo_tool("cargo-fuzz", "0.13.2")
+    } else {
+        Ok(())
+    }
 }
 
 fn debian() -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! The steps, in the order in which they run: cheap ones first.
 
-use crate::{install, sh, sh_env};
+use crate::{fuzz, install, sh, sh_env};
 
 /// One thing that is checked.
 pub(crate) struct Step {
@@ -88,6 +88,45 @@ pub(crate) const STEPS: &[Step] = &[
                     "--no-fail-fast",
                 ],
                 &[("TIDEGATE_TEST_PYTHON", &python.to_string_lossy())],
+            )
+        },
+    },
+    Step {
+        name: "fuzz",
+        what: "the fuzz targets: their corpora, and some seconds of looking for more",
+        run: fuzz::short,
+    },
+    Step {
+        name: "firmware",
+        what: "the device's application and the simulated device: no warnings, its tests, and for a chip",
+        run: || {
+            const AT: [&str; 2] = ["--manifest-path", "firmware/Cargo.toml"];
+            sh("cargo", &["fmt", AT[0], AT[1], "--all", "--check"])?;
+            sh(
+                "cargo",
+                &[
+                    "clippy",
+                    AT[0],
+                    AT[1],
+                    "--all-targets",
+                    "--",
+                    "-D",
+                    "warnings",
+                ],
+            )?;
+            sh("cargo", &["nextest", "run", AT[0], AT[1], "--no-fail-fast"])?;
+            let chip = "riscv32imc-unknown-none-elf";
+            sh(
+                "cargo",
+                &[
+                    "check",
+                    AT[0],
+                    AT[1],
+                    "-p",
+                    "tidegate-app",
+                    "--target",
+                    chip,
+                ],
             )
         },
     },

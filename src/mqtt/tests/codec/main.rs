@@ -10,6 +10,7 @@ mod acks;
 mod connect;
 mod differential;
 mod encode;
+mod facts;
 mod fixed_header;
 mod matrix;
 mod publish;

@@ -1,0 +1,184 @@
+//! A device's bundle, as `tidegate pki` writes it: a folder or one file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde::Deserialize;
+use tidegate_app::commands::private_key;
+use tidegate_app::credentials::{Credentials, Gateway, Wifi};
+
+/// A bundle cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// A file cannot be read.
+    #[error("{path} cannot be read: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not JSON of the right form.
+    #[error("{path} is no device bundle: {source}")]
+    Json {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Something in it is missing or wrong.
+    #[error("{path}: {what}: issue the bundle again with `tidegate pki`")]
+    Part {
+        /// Which.
+        path: PathBuf,
+        /// What.
+        what: &'static str,
+    },
+}
+
+/// A bundle as it was issued.
+#[derive(Clone)]
+pub struct Bundle {
+    /// Who.
+    pub device_id: String,
+    /// Where to.
+    pub host: String,
+    /// MQTT over TLS.
+    pub port: u16,
+    /// Leaf first, then its issuer.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The private key.
+    pub key: std::sync::Arc<PrivateKeyDer<'static>>,
+    /// What to trust.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// What messages are signed with.
+    pub secret: Vec<u8>,
+}
+
+impl std::fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bundle")
+            .field("device_id", &self.device_id)
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Address {
+    host: String,
+    port: u16,
+}
+
+#[derive(Deserialize)]
+struct Folder {
+    device_id: String,
+    gateway: Address,
+}
+
+#[derive(Deserialize)]
+struct File {
+    device_id: String,
+    gateway: Address,
+    certificate: String,
+    key: Option<String>,
+    ca: String,
+    secret: Option<String>,
+}
+
+impl Bundle {
+    /// Reads either form.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError`]
+    pub fn read(path: &Path) -> Result<Self, BundleError> {
+        let file = if path.is_dir() {
+            let text = |name: &str| read(&path.join(name));
+            let json = path.join("device.json");
+            let folder: Folder = parse(&json, &read(&json)?)?;
+            File {
+                device_id: folder.device_id,
+                gateway: folder.gateway,
+                certificate: text("device.crt")?,
+                key: Some(text("device.key")?),
+                ca: text("ca.crt")?,
+                secret: Some(text("secret")?.trim_end_matches('\n').to_owned()),
+            }
+        } else {
+            parse(path, &read(path)?)?
+        };
+        let part = |what| BundleError::Part {
+            path: path.to_owned(),
+            what,
+        };
+        let certificates = |pem: &str, what| {
+            CertificateDer::pem_slice_iter(pem.as_bytes())
+                .collect::<Result<Vec<_>, _>>()
+                .ok()
+                .filter(|list| !list.is_empty())
+                .ok_or_else(|| part(what))
+        };
+        let key = file.key.ok_or_else(|| part("private key is missing"))?;
+        Ok(Self {
+            chain: certificates(&file.certificate, "certificate is not PEM")?,
+            roots: certificates(&file.ca, "ca is not PEM")?,
+            key: PrivateKeyDer::from_pem_slice(key.as_bytes())
+                .map_err(|_| part("private key is not PEM"))?
+                .into(),
+            secret: file
+                .secret
+                .ok_or_else(|| part("secret is missing"))?
+                .into_bytes(),
+            device_id: file.device_id,
+            host: file.gateway.host,
+            port: file.gateway.port,
+        })
+    }
+
+    /// What the device keeps in its credentials partition.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError::Part`]: the device id or the key is none a device can have.
+    pub fn credentials(&self, wifi: Option<Wifi>) -> Result<Credentials, BundleError> {
+        let part = |what| BundleError::Part {
+            path: self.device_id.clone().into(),
+            what,
+        };
+        let certificate = self
+            .chain
+            .first()
+            .ok_or_else(|| part("certificate is missing"))?;
+        Ok(Credentials {
+            wifi,
+            device_id: self
+                .device_id
+                .as_str()
+                .try_into()
+                .map_err(|_| part("device id has characters it may not have"))?,
+            certificate: certificate.to_vec(),
+            key: private_key(self.key.secret_der())
+                .ok_or_else(|| part("private key is not P-256"))?,
+            roots: self.roots.iter().map(|root| root.to_vec()).collect(),
+            secret: self.secret.clone().into(),
+            gateway: Gateway::new(self.host.clone(), self.port),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<String, BundleError> {
+    fs::read_to_string(path).map_err(|source| BundleError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, BundleError> {
+    serde_json::from_str(text).map_err(|source| BundleError::Json {
+        path: path.to_owned(),
+        source,
+    })
+}

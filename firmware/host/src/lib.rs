@@ -1,0 +1,25 @@
+//! The device on the host: the same app as on the boards, over tokio.
+//!
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`board`], [`flash`], [`pins`] | what the app asks of a board, on the host |
+//! | [`bundle`] | what `tidegate pki` issues |
+//! | [`simulate`](mod@simulate) | a whole device |
+//! | [`live`] | one device to play with |
+
+#![warn(missing_docs)]
+
+pub mod board;
+pub mod bundle;
+pub mod flash;
+pub mod live;
+pub mod load;
+pub mod log;
+pub mod pins;
+pub mod simulate;
+
+pub use board::Stop;
+pub use bundle::Bundle;
+pub use pins::World;
+pub use simulate::{Kind, Simulation, simulate};

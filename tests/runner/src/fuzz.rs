@@ -1,0 +1,105 @@
+//! Fuzzing, in short: the committed corpora on this toolchain, then a look for new inputs with libFuzzer
+//! where there is a nightly toolchain. See `tests/fuzz/README.md`.
+
+use std::{env, fs, path::Path, process::Command};
+
+use crate::sh;
+
+const FOLDER: &str = "tests/fuzz/libfuzzer";
+/// For each target, unless `TIDEGATE_FUZZ_SECONDS` says otherwise: enough to notice what a change broke.
+const SECONDS: &str = "10";
+/// Targets that need the whole gateway built on nightly, which takes minutes: replayed always, explored
+/// when `TIDEGATE_FUZZ_ALL` is set.
+const LARGE: [&str; 2] = ["certificate_identity", "config"];
+
+/// Replays, then explores.
+///
+/// # Errors
+/// The first target for which something does not hold; libFuzzer names the file with the input.
+pub(crate) fn short() -> Result<(), String> {
+    sh("cargo", &["test", "--quiet", "--package", "fuzz"])?;
+    if let Some(missing) = missing() {
+        println!("!!! ONLY REPLAYED: the coverage-guided part did not run, because {missing}");
+        return Ok(());
+    }
+    let seconds = env::var("TIDEGATE_FUZZ_SECONDS").unwrap_or_else(|_| SECONDS.to_owned());
+    let all = env::var_os("TIDEGATE_FUZZ_ALL").is_some();
+    for target in targets()? {
+        if !all && LARGE.contains(&target.as_str()) {
+            println!("!!! ONLY REPLAYED: {target}; TIDEGATE_FUZZ_ALL=1 explores it as well");
+            continue;
+        }
+        let found = format!("target/fuzz/{target}");
+        fs::create_dir_all(&found).map_err(|error| format!("{found}: {error}"))?;
+        let corpus = format!("tests/fuzz/corpora/{target}");
+        let time = format!("-max_total_time={seconds}");
+        let features = if all {
+            "--all-features"
+        } else {
+            "--no-default-features"
+        };
+        sh(
+            "rustup",
+            &[
+                "run",
+                "nightly",
+                "cargo",
+                "fuzz",
+                "run",
+                "--fuzz-dir",
+                FOLDER,
+                "-s",
+                "none",
+                features,
+                &target,
+                &found,
+                &corpus,
+                "--",
+                &time,
+                "-timeout=5",
+                "-rss_limit_mb=1024",
+                "-max_len=4096",
+                "-print_final_stats=1",
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+/// What the coverage-guided part lacks.
+fn missing() -> Option<&'static str> {
+    if !has_nightly() {
+        return Some("there is no nightly toolchain: rustup toolchain install nightly");
+    }
+    if !runs(&["run", "nightly", "cargo", "fuzz", "--version"]) {
+        return Some("there is no cargo-fuzz: cargo install cargo-fuzz --locked");
+    }
+    None
+}
+
+/// libFuzzer's instrumentation is a feature of nightly compilers.
+pub(crate) fn has_nightly() -> bool {
+    runs(&["run", "nightly", "rustc", "--version"])
+}
+
+fn runs(arguments: &[&str]) -> bool {
+    Command::new("rustup")
+        .args(arguments)
+        .output()
+        .is_ok_and(|out| out.status.success())
+}
+
+fn targets() -> Result<Vec<String>, String> {
+    let folder = Path::new(FOLDER).join("fuzz_targets");
+    let unreadable = |error| format!("{}: {error}", folder.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        names.extend(
+            path.file_stem()
+                .map(|name| name.to_string_lossy().into_owned()),
+        );
+    }
+    names.sort();
+    Ok(names)
+}
