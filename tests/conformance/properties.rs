@@ -3,9 +3,7 @@
 use std::{thread, time::Duration};
 
 use crate::{
-    raw::{
-        Connect, byte, first, four, id, properties, publish, text, two, user, will,
-    },
+    raw::{Connect, byte, first, four, id, properties, publish, text, two, user, will},
     world::World,
 };
 
@@ -32,8 +30,14 @@ fn request_and_response_pass_through_unaltered() {
                 .with(user("", "ü"));
             world.v5("pub").publish(&message);
             let got = raw.take();
-            assert_eq!(got.property(id::CORRELATION_DATA), Some(&[0, 3, 0, 1, 255][..]));
-            assert_eq!(got.property(id::RESPONSE_TOPIC).unwrap()[2..], *"antwort/ü".as_bytes());
+            assert_eq!(
+                got.property(id::CORRELATION_DATA),
+                Some(&[0, 3, 0, 1, 255][..])
+            );
+            assert_eq!(
+                got.property(id::RESPONSE_TOPIC).unwrap()[2..],
+                *"antwort/ü".as_bytes()
+            );
             assert_eq!(got.property(id::PAYLOAD_FORMAT), Some(&[1][..]));
             assert_eq!(got.property(id::CONTENT_TYPE).unwrap()[2..], *b"text/plain");
             let expected: Vec<_> = properties(&message.raw_properties)
@@ -59,7 +63,9 @@ fn messages_expire_and_say_how_long_they_have_left() {
     raw.disconnect();
     let mut publisher = world.v5("pub");
     let expiring = |topic: &str, seconds: u32| {
-        publish(topic, "x").qos(1, 1).with(four(id::MESSAGE_EXPIRY, seconds))
+        publish(topic, "x")
+            .qos(1, 1)
+            .with(four(id::MESSAGE_EXPIRY, seconds))
     };
     publisher.publish(&expiring("x/short", 1));
     publisher.publish(&expiring("x/long", 100));
@@ -69,7 +75,8 @@ fn messages_expire_and_say_how_long_they_have_left() {
     publisher.publish(&expiring("x/kept", 100).retain());
     thread::sleep(Duration::from_millis(2100));
     let left = |got: &crate::raw::Publish| {
-        got.property(id::MESSAGE_EXPIRY).map(|value| u32::from_be_bytes(value.try_into().unwrap()))
+        got.property(id::MESSAGE_EXPIRY)
+            .map(|value| u32::from_be_bytes(value.try_into().unwrap()))
     };
     let mut raw = world.resume(&connect, true);
     let got = raw.take();
@@ -96,7 +103,9 @@ fn a_message_that_was_sent_no_longer_expires() {
     let connect = Connect::v5("begun").durable();
     let mut raw = world.connect(&connect);
     raw.subscribe(&[("b", 2)]);
-    let message = publish("b", "x").qos(2, 1).with(four(id::MESSAGE_EXPIRY, 1));
+    let message = publish("b", "x")
+        .qos(2, 1)
+        .with(four(id::MESSAGE_EXPIRY, 1));
     world.v5("pub").publish(&message);
     let one = raw.expect_publish();
     drop(raw);
@@ -113,7 +122,11 @@ fn topic_aliases() {
     let mut raw = world.v5("sub");
     raw.subscribe(&[("alias/#", 1)]);
     let mut publisher = world.v5("pub");
-    let alias = |topic: &str, alias: u16| publish(topic, topic).qos(1, 1).with(two(id::TOPIC_ALIAS, alias));
+    let alias = |topic: &str, alias: u16| {
+        publish(topic, topic)
+            .qos(1, 1)
+            .with(two(id::TOPIC_ALIAS, alias))
+    };
     for (topic, number, expected) in [
         ("alias/a", 1, "alias/a"),
         ("", 1, "alias/a"),
@@ -126,7 +139,11 @@ fn topic_aliases() {
         assert_eq!(publisher.publish(&alias(topic, number)), 0);
         let got = raw.take();
         assert_eq!(got.topic, expected);
-        assert_eq!(got.property(id::TOPIC_ALIAS), None, "not the publisher's business");
+        assert_eq!(
+            got.property(id::TOPIC_ALIAS),
+            None,
+            "not the publisher's business"
+        );
     }
     publisher.send(alias("", 2).bytes(true));
     publisher.expect_end(0x82);
@@ -174,7 +191,9 @@ fn aliases_are_sent_only_to_who_takes_them() {
 fn what_is_larger_than_the_subscriber_takes_is_left_out() {
     let world = World::new();
     for durable in [false, true] {
-        let connect = Connect::v5("small").with(four(id::MAXIMUM_PACKET, 60)).with(two(id::RECEIVE_MAXIMUM, 1));
+        let connect = Connect::v5("small")
+            .with(four(id::MAXIMUM_PACKET, 60))
+            .with(two(id::RECEIVE_MAXIMUM, 1));
         let connect = if durable { connect.durable() } else { connect };
         let mut raw = world.connect(&connect);
         raw.subscribe(&[("p", 2)]);
@@ -184,7 +203,11 @@ fn what_is_larger_than_the_subscriber_takes_is_left_out() {
         for qos in 0..3 {
             publisher.publish(&publish("p", &"x".repeat(60)).qos(qos, 1));
             publisher.publish(&publish("p", "fits").qos(qos, 1));
-            assert_eq!(raw.take().text(), "fits", "as if the other had been delivered");
+            assert_eq!(
+                raw.take().text(),
+                "fits",
+                "as if the other had been delivered"
+            );
             assert_eq!(big.take().payload.len(), 60);
             assert_eq!(big.take().text(), "fits");
         }
@@ -207,7 +230,10 @@ fn what_is_said_about_errors_gives_way_to_the_maximum_packet_size() {
     let mut raw = world.dial();
     raw.send(connect.clone().with(text(id::AUTH_METHOD, "x")).bytes());
     let connack = raw.connack();
-    assert_eq!((connack.reason, connack.property(id::REASON_STRING)), (0x8C, None));
+    assert_eq!(
+        (connack.reason, connack.property(id::REASON_STRING)),
+        (0x8C, None)
+    );
     let mut raw = world.connect(&connect);
     raw.send(publish("$no", "x").qos(1, 5).bytes(true));
     let seen = raw.next().unwrap();
@@ -237,10 +263,12 @@ fn reason_strings_only_for_who_wants_them() {
         assert_eq!(found, wanted != Some(0));
         // With a message, user properties are the message's own: they pass.
         raw.subscribe(&[("m", 0)]);
-        world.v5("pub").publish(&publish("m", "x").with(user("a", "b")));
+        world
+            .v5("pub")
+            .publish(&publish("m", "x").with(user("a", "b")));
         assert_eq!(raw.take().all(id::USER_PROPERTY).len(), 1);
         // CONNACK and DISCONNECT may always say why.
-        raw.send([first::AUTH, 0]);
+        raw.send([first::AUTH, 2, 0x19, 0]);
         raw.expect_end(0x82);
     }
 }
@@ -249,7 +277,10 @@ fn reason_strings_only_for_who_wants_them() {
 fn user_properties_are_taken_wherever_they_may_be() {
     let world = World::new();
     let names = [user("a", "1"), user("a", "1"), user("", "")].concat();
-    let will = crate::raw::Will { properties: names.clone(), ..will("w", "x") };
+    let will = crate::raw::Will {
+        properties: names.clone(),
+        ..will("w", "x")
+    };
     let mut raw = world.connect(&Connect::v5("user").with(&names).will(will));
     raw.subscribe_with(&names, &[("u", 0)]);
     raw.send(publish("u", "x").with(&names).bytes(true));

@@ -67,7 +67,11 @@ fn an_identifier_that_was_acknowledged_is_a_new_message() {
             for text in ["one", "two", "three"] {
                 // With DUP or without: after PUBACK or PUBCOMP nothing is remembered.
                 let message = publish("n", text).qos(qos, 5);
-                let message = if text == "two" { message.dup() } else { message };
+                let message = if text == "two" {
+                    message.dup()
+                } else {
+                    message
+                };
                 publisher.publish(&message);
                 assert_eq!(subscriber.take().text(), text);
             }
@@ -101,7 +105,12 @@ fn qos_2_is_delivered_once_across_connections_and_restarts() {
     for v5 in [false, true] {
         let mut subscriber = world.v5("sub");
         subscriber.subscribe(&[("once", 2)]);
-        let connect = if v5 { Connect::v5("p5") } else { Connect::v3("p3") }.durable();
+        let connect = if v5 {
+            Connect::v5("p5")
+        } else {
+            Connect::v3("p3")
+        }
+        .durable();
         let message = publish("once", "x").qos(2, 11);
         let mut publisher = world.resume(&connect, false);
         publisher.send(message.bytes(v5));
@@ -142,7 +151,11 @@ fn a_clean_start_forgets_what_was_not_released() {
     drop(publisher);
     let mut publisher = world.resume(&connect.clean(true), false);
     publisher.publish(&message);
-    assert_eq!(subscriber.take().text(), "x", "a new session, a new message");
+    assert_eq!(
+        subscriber.take().text(),
+        "x",
+        "a new session, a new message"
+    );
 }
 
 #[test]
@@ -165,7 +178,9 @@ fn acknowledgements_nobody_waits_for() {
 #[test]
 fn the_wrong_acknowledgement_finishes_nothing() {
     let world = World::new();
-    let connect = Connect::v5("sub").durable().with(two(id::RECEIVE_MAXIMUM, 1));
+    let connect = Connect::v5("sub")
+        .durable()
+        .with(two(id::RECEIVE_MAXIMUM, 1));
     let mut subscriber = world.connect(&connect);
     subscriber.subscribe(&[("w", 2)]);
     let mut publisher = world.v5("pub");
@@ -188,7 +203,12 @@ fn the_wrong_acknowledgement_finishes_nothing() {
 fn unacknowledged_messages_are_sent_again_in_their_order_and_only_on_a_new_connection() {
     let world = World::new();
     for v5 in [false, true] {
-        let connect = if v5 { Connect::v5("s5") } else { Connect::v3("s3") }.durable();
+        let connect = if v5 {
+            Connect::v5("s5")
+        } else {
+            Connect::v3("s3")
+        }
+        .durable();
         let mut subscriber = world.connect(&connect);
         subscriber.subscribe(&[("again/#", 2)]);
         let mut publisher = world.v5("pub");
@@ -350,7 +370,11 @@ fn more_than_our_receive_maximum_ends_the_connection() {
     raw.ping();
     raw.send(ack(first::PUBREL, 1));
     raw.expect_ack(first::PUBCOMP, 1);
-    assert_eq!(raw.publish(&publish("g", "x").qos(1, 9)), 0, "a place is free");
+    assert_eq!(
+        raw.publish(&publish("g", "x").qos(1, 9)),
+        0,
+        "a place is free"
+    );
     raw.send(publish("g", "x").qos(2, 5).bytes(true));
     raw.expect_ack(first::PUBREC, 5);
     raw.send(publish("g", "x").qos(2, 6).bytes(true));
@@ -363,7 +387,12 @@ fn what_may_not_be_published_is_answered_and_goes_nowhere() {
     let mut watcher = world.v5("watcher");
     watcher.subscribe(&[("#", 2)]);
     let bundle = tls_config(&world.gateway.bundle("sensor"));
-    let others = ["device/other/data", "device/sensor/command", "elsewhere", "$SYS/a"];
+    let others = [
+        "device/other/data",
+        "device/sensor/command",
+        "elsewhere",
+        "$SYS/a",
+    ];
     for connect in [Connect::v3("d"), Connect::v5("d")] {
         let mut raw = Raw::tls(world.gateway.mqtt(), &bundle);
         raw.v5 = connect.v5;
@@ -411,7 +440,10 @@ fn contract_topics_keep_to_the_same_flows() {
         raw.connack();
         for qos in 0..3 {
             let text = envelope("sensor", "{}");
-            assert_eq!(raw.publish(&publish("device/sensor/data", &text).qos(qos, 21)), 0);
+            assert_eq!(
+                raw.publish(&publish("device/sensor/data", &text).qos(qos, 21)),
+                0
+            );
             assert_eq!(watcher.take().text(), text, "a copy for who may look on");
         }
         // QoS 2, sent again before its release: taken once.

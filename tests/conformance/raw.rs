@@ -2,6 +2,7 @@
 //! not made here as well.
 
 use std::{
+    collections::VecDeque,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     sync::Arc,
@@ -418,6 +419,8 @@ pub struct Raw {
     stream: Box<dyn Stream>,
     pub socket: TcpStream,
     inbox: Vec<u8>,
+    /// Whole packets that came while another was waited for.
+    stash: VecDeque<Seen>,
     pub v5: bool,
 }
 
@@ -431,6 +434,7 @@ impl Raw {
             stream: Box::new(stream),
             socket,
             inbox: Vec::new(),
+            stash: VecDeque::new(),
             v5: true,
         }
     }
@@ -441,6 +445,7 @@ impl Raw {
             stream: Box::new(socket.try_clone().unwrap()),
             socket,
             inbox: Vec::new(),
+            stash: VecDeque::new(),
             v5: true,
         }
     }
@@ -459,6 +464,13 @@ impl Raw {
 
     /// The next packet or the end within `limit`; `Err` if neither comes.
     pub fn next_within(&mut self, limit: Duration) -> Result<Option<Seen>, &'static str> {
+        if let Some(seen) = self.stash.pop_front() {
+            return Ok(Some(seen));
+        }
+        self.read_within(limit)
+    }
+
+    fn read_within(&mut self, limit: Duration) -> Result<Option<Seen>, &'static str> {
         self.socket.set_read_timeout(Some(limit)).unwrap();
         loop {
             if let Some((seen, len)) = cut(&self.inbox) {
@@ -554,12 +566,33 @@ impl Raw {
             (1, Some(id)) => self.send(ack(first::PUBACK, id)),
             (2, Some(id)) => {
                 self.send(ack(first::PUBREC, id));
-                assert_eq!(self.expect_ack(first::PUBREL, id), 0);
+                self.await_release(id);
                 self.send(ack(first::PUBCOMP, id));
             }
             _ => {}
         }
         message
+    }
+
+    /// Waits for PUBREL; messages that come before it are kept for later.
+    #[track_caller]
+    fn await_release(&mut self, id: u16) {
+        let release = Seen {
+            first: first::PUBREL,
+            body: id.to_be_bytes().to_vec(),
+        };
+        if let Some(at) = self.stash.iter().position(|seen| *seen == release) {
+            self.stash.remove(at);
+            return;
+        }
+        loop {
+            let seen = self.read_within(PATIENCE).unwrap().expect("PUBREL");
+            if seen == release {
+                return;
+            }
+            assert_eq!(seen.first & 0xF0, first::PUBLISH, "got {seen:02x?}");
+            self.stash.push_back(seen);
+        }
     }
 
     /// Publishes, through the whole flow; the reason of the first acknowledgement.

@@ -68,7 +68,9 @@ fn an_empty_one_clears_and_is_passed_on_as_any_other() {
 fn retain_handling() {
     let world = World::new();
     for durable in [false, true] {
-        world.v5("pub").publish(&publish("r/a", "kept").qos(1, 1).retain());
+        world
+            .v5("pub")
+            .publish(&publish("r/a", "kept").qos(1, 1).retain());
         let connect = Connect::v5("handling");
         let connect = if durable { connect.durable() } else { connect };
         let mut raw = world.connect(&connect);
@@ -92,7 +94,11 @@ fn retain_handling() {
             raw.subscribe(&[("r/a", 1 | IF_NEW)]);
             nothing(&mut raw);
             raw.subscribe(&[("r/+", 1 | IF_NEW)]);
-            assert_eq!(raw.take().text(), "kept", "another filter is another subscription");
+            assert_eq!(
+                raw.take().text(),
+                "kept",
+                "another filter is another subscription"
+            );
         }
     }
     // 3.1.1 has no choice: every time.
@@ -122,12 +128,16 @@ fn retain_as_published() {
                     publisher.publish(&message);
                     let expected = retain && topic == "as/published";
                     assert_eq!(raw.take().retain, expected, "{topic} {qos} {retain}");
-                    assert!(!old.take().retain, "3.1.1 never, but for a new subscription");
+                    assert!(
+                        !old.take().retain,
+                        "3.1.1 never, but for a new subscription"
+                    );
                 }
             }
         }
         for topic in ["as/published", "as/usual"] {
             publisher.publish(&publish(topic, "").qos(1, 1).retain());
+            assert_eq!(raw.take().text(), "");
         }
         raw.disconnect();
         world.v5("as").disconnect();
@@ -139,12 +149,19 @@ fn retained_messages_outlive_sessions_and_the_gateway() {
     let mut world = World::new();
     let mut publisher = world.v5("pub");
     for at in 0..20 {
-        let message = publish(&format!("r/{at}"), &at.to_string()).qos(at % 3, 1).retain();
+        let message = publish(&format!("r/{at}"), &at.to_string())
+            .qos(at % 3, 1)
+            .retain();
         publisher.publish(&message.with(user("n", "v")));
     }
     publisher.publish(&publish("r/3", "").qos(1, 1).retain());
     publisher.publish(&publish("r/4", "four").qos(2, 1).retain());
-    publisher.publish(&publish("r/gone", "x").qos(1, 1).retain().with(four(id::MESSAGE_EXPIRY, 1)));
+    publisher.publish(
+        &publish("r/gone", "x")
+            .qos(1, 1)
+            .retain()
+            .with(four(id::MESSAGE_EXPIRY, 1)),
+    );
     publisher.disconnect();
     for crash in [false, true] {
         match crash {
@@ -156,7 +173,10 @@ fn retained_messages_outlive_sessions_and_the_gateway() {
         raw.subscribe(&[("r/+", 2)]);
         let mut found: Vec<_> = (0..19).map(|_| raw.take()).collect();
         found.sort_by_key(|message| message.topic[2..].parse::<u16>().unwrap());
-        let topics: Vec<u16> = found.iter().map(|m| m.topic[2..].parse().unwrap()).collect();
+        let topics: Vec<u16> = found
+            .iter()
+            .map(|m| m.topic[2..].parse().unwrap())
+            .collect();
         let expected: Vec<u16> = (0..20).filter(|at| *at != 3).collect();
         assert_eq!(topics, expected);
         for message in found {

@@ -12,7 +12,13 @@ use crate::{
 fn session_present_says_what_is_there() {
     let world = World::new();
     for v5 in [false, true] {
-        let make = || if v5 { Connect::v5("s5") } else { Connect::v3("s3") };
+        let make = || {
+            if v5 {
+                Connect::v5("s5")
+            } else {
+                Connect::v3("s3")
+            }
+        };
         let durable = make().durable();
         world.resume(&durable, false).disconnect();
         world.resume(&durable, true).disconnect();
@@ -31,11 +37,17 @@ fn session_present_says_what_is_there() {
     // A clean start with an expiry begins a session that is kept.
     let connect = Connect::v5("clean-kept").with(four(id::SESSION_EXPIRY, 60));
     world.resume(&connect, false).disconnect();
-    world.resume(&connect.clone().clean(false), true).disconnect();
+    world
+        .resume(&connect.clone().clean(false), true)
+        .disconnect();
     world.resume(&connect, false).disconnect();
     // MQTT 5 without an expiry keeps nothing, clean start or not.
-    world.resume(&Connect::v5("none").clean(false), false).disconnect();
-    world.resume(&Connect::v5("none").clean(false), false).disconnect();
+    world
+        .resume(&Connect::v5("none").clean(false), false)
+        .disconnect();
+    world
+        .resume(&Connect::v5("none").clean(false), false)
+        .disconnect();
 }
 
 #[test]
@@ -44,18 +56,28 @@ fn a_session_of_one_version_goes_on_in_the_other() {
     let mut raw = world.connect(&Connect::v3("both").durable());
     raw.subscribe(&[("b/+", 1)]);
     raw.disconnect();
-    world.v5("pub").publish(&publish("b/a", "x").qos(1, 1).with(user("a", "b")));
+    world
+        .v5("pub")
+        .publish(&publish("b/a", "x").qos(1, 1).with(user("a", "b")));
     let mut raw = world.resume(&Connect::v5("both").durable(), true);
     assert_eq!(raw.take().all(id::USER_PROPERTY), [b"\0\x01a\0\x01b"]);
     raw.disconnect();
     world.v5("pub").publish(&publish("b/a", "y").qos(1, 1));
-    assert_eq!(world.resume(&Connect::v3("both").durable(), true).take().text(), "y");
+    assert_eq!(
+        world
+            .resume(&Connect::v3("both").durable(), true)
+            .take()
+            .text(),
+        "y"
+    );
 }
 
 #[test]
 fn a_session_ends_when_its_time_is_over() {
     let world = World::new();
-    let connect = Connect::v5("e").clean(false).with(four(id::SESSION_EXPIRY, 1));
+    let connect = Connect::v5("e")
+        .clean(false)
+        .with(four(id::SESSION_EXPIRY, 1));
     let mut raw = world.resume(&connect, false);
     raw.subscribe(&[("e/a", 1)]);
     // It does not end under a connection, however long that lasts.
@@ -75,7 +97,10 @@ fn a_session_ends_when_its_time_is_over() {
 fn disconnect_may_change_the_expiry() {
     let world = World::new();
     let goodbye = |seconds: u32| {
-        packet(first::DISCONNECT, &[vec![0], section(&four(id::SESSION_EXPIRY, seconds))].concat())
+        packet(
+            first::DISCONNECT,
+            &[vec![0], section(&four(id::SESSION_EXPIRY, seconds))].concat(),
+        )
     };
     let durable = Connect::v5("x").durable();
     let mut raw = world.resume(&durable, false);
@@ -89,7 +114,12 @@ fn disconnect_may_change_the_expiry() {
     raw.send(goodbye(1));
     raw.expect_closed();
     thread::sleep(Duration::from_millis(2500));
-    let mut raw = world.resume(&Connect::v5("x").clean(false).with(four(id::SESSION_EXPIRY, 1)), false);
+    let mut raw = world.resume(
+        &Connect::v5("x")
+            .clean(false)
+            .with(four(id::SESSION_EXPIRY, 1)),
+        false,
+    );
     raw.send(goodbye(600));
     raw.expect_closed();
     thread::sleep(Duration::from_millis(2500));
@@ -100,7 +130,12 @@ fn disconnect_may_change_the_expiry() {
 fn what_matches_while_a_client_is_away_waits_for_it_in_order() {
     let mut world = World::new();
     for v5 in [false, true] {
-        let connect = if v5 { Connect::v5("a5") } else { Connect::v3("a3") }.durable();
+        let connect = if v5 {
+            Connect::v5("a5")
+        } else {
+            Connect::v3("a3")
+        }
+        .durable();
         let mut raw = world.connect(&connect);
         raw.subscribe(&[("a/2/#", 2), ("a/1/#", 1), ("a/0/#", 0)]);
         raw.disconnect();
@@ -208,7 +243,10 @@ fn a_full_session_gives_up_its_oldest_and_goes_on() {
     raw.disconnect();
     let mut publisher = world.v5("pub");
     for at in 0..25 {
-        assert_eq!(publisher.publish(&publish("f", &at.to_string()).qos(1, 1)), 0);
+        assert_eq!(
+            publisher.publish(&publish("f", &at.to_string()).qos(1, 1)),
+            0
+        );
     }
     let mut raw = world.resume(&connect, true);
     for at in 15..25 {
@@ -221,7 +259,12 @@ fn a_full_session_gives_up_its_oldest_and_goes_on() {
 fn a_takeover_hands_the_session_over_whole() {
     let world = World::new();
     for v5 in [false, true] {
-        let connect = if v5 { Connect::v5("t5") } else { Connect::v3("t3") }.durable();
+        let connect = if v5 {
+            Connect::v5("t5")
+        } else {
+            Connect::v3("t3")
+        }
+        .durable();
         let mut old = world.connect(&connect);
         old.subscribe(&[("t", 1)]);
         let mut publisher = world.v5("pub");
@@ -230,7 +273,10 @@ fn a_takeover_hands_the_session_over_whole() {
         let mut new = world.resume(&connect, true);
         old.expect_end(0x8E);
         let again = new.take();
-        assert_eq!((again.id, again.dup, again.text()), (one.id, true, "one".into()));
+        assert_eq!(
+            (again.id, again.dup, again.text()),
+            (one.id, true, "one".into())
+        );
         publisher.publish(&publish("t", "two").qos(1, 1));
         assert_eq!(new.take().text(), "two");
         new.ping();

@@ -1,9 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE and what they lead to (3.8 to 3.11, 4.8).
 
 use crate::{
-    raw::{
-        Connect, Raw, ack, first, id, packet, publish, subscribe, subscription_id, unsubscribe,
-    },
+    raw::{Connect, Raw, ack, first, id, packet, publish, subscribe, subscription_id, unsubscribe},
     support::mqtt::tls_config,
     world::World,
 };
@@ -47,7 +45,10 @@ fn answers_carry_the_identifier_of_the_question() {
             if v5 {
                 body.push(0);
             }
-            assert_eq!(packet(seen.first, &seen.body), packet(first::SUBACK, &[body.clone(), vec![0, 1]].concat()));
+            assert_eq!(
+                packet(seen.first, &seen.body),
+                packet(first::SUBACK, &[body.clone(), vec![0, 1]].concat())
+            );
             raw.send(unsubscribe(v5, id, &["a", "nothing"]));
             if v5 {
                 body.extend([0, 0x11]);
@@ -71,8 +72,15 @@ fn the_same_filter_again_replaces_the_subscription() {
         assert_eq!(raw.subscribe(&[("same/+", 0)]), [0]);
         publisher.publish(&publish("same/a", "two").qos(2, 1));
         let got = raw.take();
-        assert_eq!((got.text().as_str(), got.qos), ("two", 0), "once, at the new quality");
-        assert_eq!(raw.unsubscribe(&["same/+"]).first().copied().unwrap_or(0), 0);
+        assert_eq!(
+            (got.text().as_str(), got.qos),
+            ("two", 0),
+            "once, at the new quality"
+        );
+        assert_eq!(
+            raw.unsubscribe(&["same/+"]).first().copied().unwrap_or(0),
+            0
+        );
         publisher.publish(&publish("same/a", "three").qos(1, 1));
         raw.subscribe(&[("marker", 1)]);
         publisher.publish(&publish("marker", "m").qos(1, 1));
@@ -124,26 +132,42 @@ fn subscription_identifiers_name_every_subscription_that_matched() {
         let connect = Connect::v5("ids");
         let connect = if durable { connect.durable() } else { connect };
         let mut raw = world.connect(&connect);
-        world.v5("pub").publish(&publish("i/r", "kept").qos(1, 1).retain());
+        world
+            .v5("pub")
+            .publish(&publish("i/r", "kept").qos(1, 1).retain());
         let number = |value: &[u8]| {
-            value.iter().rev().fold(0_usize, |sum, byte| sum << 7 | usize::from(byte & 0x7F))
+            value
+                .iter()
+                .rev()
+                .fold(0_usize, |sum, byte| sum << 7 | usize::from(byte & 0x7F))
         };
         raw.subscribe_with(&subscription_id(1), &[("i/+", 1)]);
         let got = raw.take();
-        assert_eq!(got.all(id::SUBSCRIPTION_ID), [[1]], "retained messages as well");
+        assert_eq!(
+            got.all(id::SUBSCRIPTION_ID),
+            [[1]],
+            "retained messages as well"
+        );
         raw.subscribe_with(&subscription_id(268_435_455), &[("i/#", 0)]);
         raw.take();
         raw.subscribe(&[("i/a", 2)]);
         for qos in 0..3 {
             world.v5("pub").publish(&publish("i/a", "x").qos(qos, 1));
             let got = raw.take();
-            let mut found: Vec<_> = got.all(id::SUBSCRIPTION_ID).into_iter().map(number).collect();
+            let mut found: Vec<_> = got
+                .all(id::SUBSCRIPTION_ID)
+                .into_iter()
+                .map(number)
+                .collect();
             found.sort_unstable();
             assert_eq!(found, [1, 268_435_455]);
         }
         // A subscription made again without one has none.
         raw.subscribe(&[("i/+", 1), ("i/#", 0)]);
-        while raw.next_within(std::time::Duration::from_millis(300)).is_ok() {}
+        while raw
+            .next_within(std::time::Duration::from_millis(300))
+            .is_ok()
+        {}
         world.v5("pub").publish(&publish("i/a", "x"));
         assert!(raw.take().all(id::SUBSCRIPTION_ID).is_empty());
         world.v5("ids").publish(&publish("i/r", "").retain());
@@ -175,7 +199,9 @@ fn no_local_keeps_own_messages_away() {
         raw.subscribe(&[("l/a", 1 | NO_LOCAL), ("l/b", 1)]);
         for qos in 0..3 {
             raw.publish(&publish("l/a", "own").qos(qos, 1));
-            world.v5("other").publish(&publish("l/a", "others").qos(qos, 1));
+            world
+                .v5("other")
+                .publish(&publish("l/a", "others").qos(qos, 1));
             assert_eq!(raw.take().text(), "others");
             raw.send(publish("l/b", "own").qos(0, 1).bytes(true));
             assert_eq!(raw.take().text(), "own");
@@ -202,7 +228,12 @@ fn shared_subscriptions_are_refused_by_name() {
 fn unsubscribing_stops_new_messages_and_finishes_old_ones() {
     let world = World::new();
     for v5 in [false, true] {
-        let connect = if v5 { Connect::v5("u5") } else { Connect::v3("u3") }.durable();
+        let connect = if v5 {
+            Connect::v5("u5")
+        } else {
+            Connect::v3("u3")
+        }
+        .durable();
         let mut raw = world.connect(&connect);
         raw.subscribe(&[("u/+", 2), ("marker", 1)]);
         let mut publisher = world.v5("pub");

@@ -15,7 +15,10 @@ use crate::{
 /// Resident memory of a process, in KiB.
 fn resident(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -57,8 +60,12 @@ fn topics_that_start_with_more_than_ascii() {
 fn a_subscriber_that_leaves_with_unacknowledged_messages() {
     let world = World::new();
     for filter in ["leave/#", "$share/g/leave/#"] {
-        for connect in [Connect::v5("l5"), Connect::v3("l3"), Connect::v5("ld").durable()] {
-            let mut raw = world.connect(&connect);
+        for connect in [
+            Connect::v5("l5"),
+            Connect::v3("l3"),
+            Connect::v5("ld").durable(),
+        ] {
+            let mut raw = world.connect(&connect.clone().clean(true));
             raw.subscribe(&[(filter, 2)]);
             let mut publisher = world.v5("pub");
             for at in 1..=20 {
@@ -69,6 +76,7 @@ fn a_subscriber_that_leaves_with_unacknowledged_messages() {
             for _ in 0..21 {
                 publisher.next().unwrap();
             }
+            world.v5("ld").disconnect();
         }
     }
     world.assert_unharmed();
@@ -105,7 +113,11 @@ fn a_slow_subscriber_that_is_taken_over() {
 fn the_same_client_id_again_and_again_cut_off_each_time() {
     let world = World::new();
     for at in 0..20 {
-        for connect in [Connect::v5("rst"), Connect::v3("rst"), Connect::v5("rst").durable()] {
+        for connect in [
+            Connect::v5("rst"),
+            Connect::v3("rst"),
+            Connect::v5("rst").durable(),
+        ] {
             let mut one = world.dial();
             let mut two = world.dial();
             one.send(connect.bytes());
@@ -195,7 +207,11 @@ fn announced_lengths_take_no_memory() {
     }
     let grown = resident(world.gateway.pid()).saturating_sub(before);
     // 150 connections at some tens of KiB each, unoptimised; announced were 7.5 MiB.
-    assert!(grown < 25_000, "grew by {grown} KiB for {} connections", open.len());
+    assert!(
+        grown < 25_000,
+        "grew by {grown} KiB for {} connections",
+        open.len()
+    );
     world.assert_unharmed();
 }
 
@@ -229,7 +245,12 @@ fn bytes_at_random() {
     let login = [Connect::v3("r"), Connect::v5("r")].map(|c| c.login("sensor", PASSWORD));
     let valid = [
         publish("home/a", "x").qos(2, 1).bytes(true),
-        subscribe(true, 1, &[], &[("home/#", 1), ("device/sensor/response", 1)]),
+        subscribe(
+            true,
+            1,
+            &[],
+            &[("home/#", 1), ("device/sensor/response", 1)],
+        ),
         ack(first::PUBREL, 1),
         login[0].bytes(),
         login[1].bytes(),

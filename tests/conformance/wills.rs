@@ -6,9 +6,7 @@ use std::{
 };
 
 use crate::{
-    raw::{
-        Connect, Raw, Will, byte, first, four, id, packet, publish, section, text, user, will,
-    },
+    raw::{Connect, Raw, Will, byte, first, four, id, packet, publish, section, text, user, will},
     support::mqtt::tls_config,
     world::World,
 };
@@ -23,7 +21,9 @@ fn watcher(world: &World) -> Raw {
 #[track_caller]
 fn none_came(world: &World, watcher: &mut Raw) {
     thread::sleep(Duration::from_millis(200));
-    world.v5("marker").publish(&publish("marker", "m").qos(1, 1));
+    world
+        .v5("marker")
+        .publish(&publish("marker", "m").qos(1, 1));
     assert_eq!(watcher.take().topic, "marker");
 }
 
@@ -33,7 +33,10 @@ fn published_when_the_connection_ends_without_goodbye() {
     let mut watcher = watcher(&world);
     for connect in [Connect::v3("w3"), Connect::v5("w5")] {
         for durable in [false, true] {
-            let connect = connect.clone().will(Will { qos: 1, ..will("will/a", "bye") });
+            let connect = connect.clone().will(Will {
+                qos: 1,
+                ..will("will/a", "bye")
+            });
             let connect = if durable { connect.durable() } else { connect };
             // Cut off.
             drop(world.connect(&connect));
@@ -93,18 +96,34 @@ fn quality_and_retain_are_as_asked() {
     for v5 in [false, true] {
         for qos in 0..3 {
             for retain in [false, true] {
-                let mut watcher = watcher(&world);
+                let mut watcher = world.v5("watcher");
+                // Without what earlier ones left behind.
+                watcher.subscribe(&[("will/#", 2 | 0x20)]);
                 let topic = format!("will/{v5}/{qos}/{retain}");
-                let will = Will { qos, retain, ..will(&topic, "bye") };
-                let connect = if v5 { Connect::v5("w") } else { Connect::v3("w") };
+                let will = Will {
+                    qos,
+                    retain,
+                    ..will(&topic, "bye")
+                };
+                let connect = if v5 {
+                    Connect::v5("w")
+                } else {
+                    Connect::v3("w")
+                };
                 drop(world.connect(&connect.will(will)));
                 let got = watcher.take();
-                assert_eq!((got.topic.as_str(), got.qos, got.retain), (topic.as_str(), qos, false));
+                assert_eq!(
+                    (got.topic.as_str(), got.qos, got.retain),
+                    (topic.as_str(), qos, false)
+                );
                 let mut late = world.v5("late");
                 late.subscribe(&[(&topic, 2)]);
                 if retain {
                     let got = late.take();
-                    assert_eq!((got.text().as_str(), got.qos, got.retain), ("bye", qos, true));
+                    assert_eq!(
+                        (got.text().as_str(), got.qos, got.retain),
+                        ("bye", qos, true)
+                    );
                 }
                 late.ping();
             }
@@ -120,7 +139,10 @@ fn a_will_reaches_who_is_away() {
     raw.subscribe(&[("will/a", 1)]);
     raw.disconnect();
     let mut watcher = watcher(&world);
-    drop(world.connect(&Connect::v3("w").will(Will { qos: 1, ..will("will/a", "bye") })));
+    drop(world.connect(&Connect::v3("w").will(Will {
+        qos: 1,
+        ..will("will/a", "bye")
+    })));
     watcher.take();
     assert_eq!(world.resume(&away, true).take().text(), "bye");
 }
@@ -151,7 +173,9 @@ fn a_delayed_will_waits_and_is_dropped_when_its_author_returns() {
     drop(world.connect(&Connect::v5("short").will(delayed(600))));
     assert_eq!(watcher.take().text(), "bye");
     // ... at the end of one that expires ...
-    let connect = Connect::v5("expiring").with(four(id::SESSION_EXPIRY, 1)).will(delayed(600));
+    let connect = Connect::v5("expiring")
+        .with(four(id::SESSION_EXPIRY, 1))
+        .will(delayed(600));
     drop(world.connect(&connect));
     assert_eq!(watcher.take().text(), "bye");
     // ... and when a clean start ends it.
@@ -169,7 +193,10 @@ fn a_will_survives_the_gateway() {
     let mut raw = world.connect(&away);
     raw.subscribe(&[("will/a", 1)]);
     raw.disconnect();
-    let connect = Connect::v5("d").durable().will(Will { qos: 1, ..will("will/a", "bye") });
+    let connect = Connect::v5("d").durable().will(Will {
+        qos: 1,
+        ..will("will/a", "bye")
+    });
     let _alive = world.connect(&connect);
     world.crash();
     assert_eq!(world.resume(&away, true).take().text(), "bye");
@@ -190,18 +217,38 @@ fn properties_of_a_will_arrive_with_it() {
         four(id::MESSAGE_EXPIRY, 100),
         four(id::WILL_DELAY, 0),
     ];
-    let will = Will { properties: properties.concat(), ..will("will/p", "bye") };
+    let will = Will {
+        properties: properties.concat(),
+        ..will("will/p", "bye")
+    };
     drop(world.connect(&Connect::v5("w").will(will)));
     let got = watcher.take();
     assert_eq!(got.property(id::PAYLOAD_FORMAT), Some(&[1][..]));
-    assert_eq!(got.property(id::CONTENT_TYPE), Some(&b"\0\x0Atext/plain"[..]));
-    assert_eq!(got.property(id::RESPONSE_TOPIC), Some(&b"\0\x0Bwill/answer"[..]));
-    assert_eq!(got.property(id::CORRELATION_DATA), Some(&[0, 2, 0, 255][..]));
+    assert_eq!(
+        got.property(id::CONTENT_TYPE),
+        Some(&b"\0\x0Atext/plain"[..])
+    );
+    assert_eq!(
+        got.property(id::RESPONSE_TOPIC),
+        Some(&b"\0\x0Bwill/answer"[..])
+    );
+    assert_eq!(
+        got.property(id::CORRELATION_DATA),
+        Some(&[0, 2, 0, 255][..])
+    );
     assert_eq!(got.property(id::WILL_DELAY), None);
-    let left = u32::from_be_bytes(got.property(id::MESSAGE_EXPIRY).unwrap().try_into().unwrap());
+    let left = u32::from_be_bytes(
+        got.property(id::MESSAGE_EXPIRY)
+            .unwrap()
+            .try_into()
+            .unwrap(),
+    );
     assert!((95..=100).contains(&left), "{left}");
     let users = got.all(id::USER_PROPERTY);
-    assert_eq!(users, [b"\0\x01b\0\x011", b"\0\x01a\0\x012", b"\0\x01b\0\x013"]);
+    assert_eq!(
+        users,
+        [b"\0\x01b\0\x011", b"\0\x01a\0\x012", b"\0\x01b\0\x013"]
+    );
 }
 
 #[test]
@@ -210,11 +257,18 @@ fn a_will_that_may_not_be_published_is_refused_with_connect() {
     let bundle = tls_config(&world.gateway.bundle("sensor"));
     for v5 in [false, true] {
         for topic in ["elsewhere", "device/other/data", "$SYS/x"] {
-            let connect = if v5 { Connect::v5("w") } else { Connect::v3("w") };
+            let connect = if v5 {
+                Connect::v5("w")
+            } else {
+                Connect::v3("w")
+            };
             let mut raw = Raw::tls(world.gateway.mqtt(), &bundle);
             raw.send(connect.will(will(topic, "x")).bytes());
             let connack = raw.connack();
-            assert_eq!((connack.flags, connack.reason), (0, if v5 { 0x87 } else { 5 }));
+            assert_eq!(
+                (connack.flags, connack.reason),
+                (0, if v5 { 0x87 } else { 5 })
+            );
             raw.expect_closed();
         }
     }
@@ -236,7 +290,10 @@ fn a_disconnect_that_changes_the_expiry_still_discards_the_will() {
     let mut watcher = watcher(&world);
     let connect = Connect::v5("w").durable().will(will("will/a", "bye"));
     let mut raw = world.connect(&connect);
-    raw.send(packet(first::DISCONNECT, &[vec![0], section(&four(id::SESSION_EXPIRY, 0))].concat()));
+    raw.send(packet(
+        first::DISCONNECT,
+        &[vec![0], section(&four(id::SESSION_EXPIRY, 0))].concat(),
+    ));
     raw.expect_closed();
     none_came(&world, &mut watcher);
     world.resume(&Connect::v5("w").durable(), false);
