@@ -235,10 +235,12 @@ fn what_is_said_about_errors_gives_way_to_the_maximum_packet_size() {
         (0x8C, None)
     );
     let mut raw = world.connect(&connect);
-    raw.send(publish("$no", "x").qos(1, 5).bytes(true));
-    let seen = raw.next().unwrap();
-    assert_eq!((seen.first, seen.body[2]), (first::PUBACK, 0x87));
-    assert!(seen.body.len() + 2 <= 12);
+    for (qos, answer) in [(1, first::PUBACK), (2, first::PUBREC)] {
+        raw.send(publish("$no", "x").qos(qos, 5).bytes(true));
+        let seen = raw.next().unwrap();
+        assert_eq!((seen.first, seen.body[2]), (answer, 0x87));
+        assert!(seen.body.len() + 2 <= 12);
+    }
     raw.send([first::SUBACK, 0]);
     let seen = raw.next().unwrap();
     assert_eq!(seen.first, first::DISCONNECT);
@@ -289,4 +291,23 @@ fn user_properties_are_taken_wherever_they_may_be() {
     let body = [vec![0], crate::raw::section(&names)].concat();
     raw.send(crate::raw::packet(first::DISCONNECT, &body));
     raw.expect_closed();
+}
+
+#[test]
+fn an_expired_qos_2_message_still_completes_its_flow() {
+    let world = World::new();
+    let connect = Connect::v5("slow").durable();
+    let mut publisher = world.connect(&connect);
+    let message = publish("gone", "x")
+        .qos(2, 9)
+        .with(four(id::MESSAGE_EXPIRY, 1));
+    publisher.send(message.bytes(true));
+    assert_eq!(publisher.expect_ack(first::PUBREC, 9), 0);
+    drop(publisher);
+    thread::sleep(Duration::from_millis(1500));
+    let mut publisher = world.resume(&connect, true);
+    publisher.send(message.dup().bytes(true));
+    assert_eq!(publisher.expect_ack(first::PUBREC, 9), 0);
+    publisher.send(crate::raw::ack(first::PUBREL, 9));
+    assert_eq!(publisher.expect_ack(first::PUBCOMP, 9), 0);
 }
