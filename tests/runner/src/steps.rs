@@ -155,7 +155,13 @@ pub(crate) const STEPS: &[Step] = &[
         run: || {
             sh_env(
                 "cargo",
-                &["doc", "--workspace", "--no-deps", "--quiet"],
+                &[
+                    "doc",
+                    "--workspace",
+                    "--no-deps",
+                    "--document-private-items",
+                    "--quiet",
+                ],
                 &[("RUSTDOCFLAGS", "-D warnings")],
             )?;
             sh("cargo", &["test", "--workspace", "--doc", "--quiet"])
