@@ -1,7 +1,7 @@
 //! Configuration: defaults, then the file, then `TIDEGATE_*` variables, then flags.
 //!
 //! The structs here are the whole surface: what they hold can be set, and nothing else. Unknown
-//! keys are errors. Loading and checking live in [`load`] and [`check`].
+//! keys are errors. Loading and checking live in [`load()`] and [`check()`].
 
 mod check;
 mod check_devices;

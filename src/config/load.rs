@@ -72,7 +72,7 @@ pub struct Loaded {
     pub places: Places,
 }
 
-/// Reads every source. What the values mean together is for [`super::check`].
+/// Reads every source. What the values mean together is for [`super::check()`].
 ///
 /// # Errors
 /// Everything that is wrong, as far as it can be told in one go.
