@@ -42,8 +42,10 @@ const UNRELEASED_MAXIMUM: usize = 4_096;
 pub(super) enum Breach {
     #[error("more unacknowledged messages than the receive maximum")]
     ReceiveMaximum,
-    #[error("a topic alias that is over the maximum or was never defined")]
+    #[error("a topic alias that is over the maximum")]
     TopicAlias,
+    #[error("a topic alias that was never defined, without a topic")]
+    UnknownTopicAlias,
     #[error("PUBREL before PUBREC")]
     EarlyRelease,
     #[error("AUTH without an authentication method")]
@@ -59,7 +61,9 @@ impl Breach {
         match self {
             Self::ReceiveMaximum => ReasonCode::ReceiveMaximumExceeded,
             Self::TopicAlias => ReasonCode::TopicAliasInvalid,
-            Self::EarlyRelease | Self::Auth | Self::SessionExpiry => ReasonCode::ProtocolError,
+            Self::UnknownTopicAlias | Self::EarlyRelease | Self::Auth | Self::SessionExpiry => {
+                ReasonCode::ProtocolError
+            }
         }
     }
 }
@@ -107,6 +111,8 @@ struct Taken {
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     id: NonZeroU16,
+    /// It was sent with QoS 2: PUBREC and PUBCOMP finish it, and PUBACK does not.
+    twice: bool,
     /// PUBCOMP is awaited; otherwise PUBACK or PUBREC.
     received: bool,
     what: What,
@@ -259,7 +265,8 @@ impl Session {
         if topic.is_empty() {
             return match self.aliases.get(at) {
                 Some(Some(known)) => Ok(Some(known.clone())),
-                _ => Err(Breach::TopicAlias),
+                // 5.0, section 3.3.2.3.4: unlike one that is out of range, a protocol error.
+                _ => Err(Breach::UnknownTopicAlias),
             };
         }
         if self.aliases.len() <= at {
@@ -375,16 +382,17 @@ impl Session {
     // --- acknowledgements from the peer ----------------------------------------------------------
 
     /// Takes a PUBACK. One for an unknown identifier changes nothing: it is about an earlier
-    /// connection.
+    /// connection. Nor does one for a QoS 2 message (`[MQTT-4.3.3-3]`).
     pub(super) fn puback(&mut self, id: NonZeroU16) {
-        if self.in_flight(id).is_some_and(|(_, entry)| !entry.received) {
+        if self.in_flight(id).is_some_and(|(_, entry)| !entry.twice) {
             self.finish(id);
         }
     }
 
     /// Takes a PUBREC.
     pub(super) fn pubrec(&mut self, id: NonZeroU16, reason: ReasonCode) -> Received {
-        let Some((at, entry)) = self.in_flight(id) else {
+        // A QoS 1 message waits for PUBACK (`[MQTT-4.3.2-3]`): no QoS 2 message has this identifier.
+        let Some((at, entry)) = self.in_flight(id).filter(|(_, entry)| entry.twice) else {
             return Received::Now(ReasonCode::PacketIdentifierNotFound);
         };
         if self.terms.version == Version::V5 && reason.is_failure() {
@@ -511,6 +519,7 @@ impl Session {
         let dup = seq <= self.terms.sent_through;
         let entry = InFlight {
             id,
+            twice: qos == QoS::ExactlyOnce,
             received: waiting.received,
             what: What::Queued(seq),
         };
@@ -629,6 +638,7 @@ impl Session {
                 let what = What::Command(command);
                 self.outgoing.push_back(InFlight {
                     id,
+                    twice: qos == QoS::ExactlyOnce,
                     received: false,
                     what,
                 });
@@ -637,6 +647,7 @@ impl Session {
                 let what = What::Volatile;
                 self.outgoing.push_back(InFlight {
                     id,
+                    twice: qos == QoS::ExactlyOnce,
                     received: false,
                     what,
                 });

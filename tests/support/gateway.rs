@@ -24,6 +24,7 @@ pub struct Setup {
     dir: TempDir,
     mqtt: SocketAddr,
     api: SocketAddr,
+    hosts: Vec<String>,
     devices: String,
     rest: String,
 }
@@ -34,9 +35,16 @@ impl Setup {
             dir: tempfile::tempdir().unwrap(),
             mqtt: free_address(),
             api: free_address(),
+            hosts: vec!["localhost".into(), "127.0.0.1".into()],
             devices: String::new(),
             rest: String::new(),
         }
+    }
+
+    /// A further name or address that the gateway's certificate carries.
+    pub fn host(mut self, host: &str) -> Self {
+        self.hosts.push(host.into());
+        self
     }
 
     /// Declares a signing device.
@@ -80,8 +88,9 @@ impl Setup {
     pub fn write_config(&self) -> PathBuf {
         let path = self.path("tidegate.toml");
         let text = format!(
-            "state_dir = {:?}\n\n[pki]\nhosts = [\"localhost\", \"127.0.0.1\"]\n\n[api]\naddress = \"{}\"\n\n[listeners.devices]\naddress = \"{}\"\n{}{}",
+            "state_dir = {:?}\n\n[pki]\nhosts = {:?}\n\n[api]\naddress = \"{}\"\n\n[listeners.devices]\naddress = \"{}\"\n{}{}",
             self.state_dir(),
+            self.hosts,
             self.api,
             self.mqtt,
             self.rest,

@@ -41,7 +41,9 @@ pub(crate) enum BackupError {
     Program(#[from] ProgramError),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
-    #[error("{path} is no mounted file system: is the stick plugged in, and labelled as configured?")]
+    #[error(
+        "{path} is no mounted file system: is the stick plugged in, and labelled as configured?"
+    )]
     NotMounted { path: PathBuf },
 }
 
@@ -72,7 +74,15 @@ fn encrypt(args: &Args, encrypted: &Path) -> Result<(), BackupError> {
     program(Command::new("chmod").arg("0711").arg(&args.work))?;
     let archive = plain.join("state.tar");
     let done = program(Command::new("tidegate").arg("backup").arg(&archive)).and_then(|()| {
-        program(Command::new("age").arg("--encrypt").arg("--recipients-file").arg(&args.recipients).arg("--output").arg(encrypted).arg(&archive))
+        program(
+            Command::new("age")
+                .arg("--encrypt")
+                .arg("--recipients-file")
+                .arg(&args.recipients)
+                .arg("--output")
+                .arg(encrypted)
+                .arg(&archive),
+        )
     });
     fs::remove_dir_all(&plain).map_err(at(&plain))?;
     Ok(done?)
@@ -83,8 +93,11 @@ fn encrypt(args: &Args, encrypted: &Path) -> Result<(), BackupError> {
 fn to_folder(encrypted: &Path, folder: &Path, name: &str, keep: usize) -> Result<(), BackupError> {
     // Looking into it mounts it.
     let _ = fs::read_dir(folder).map_err(at(folder))?;
-    program(Command::new("mountpoint").arg("-q").arg(folder))
-        .map_err(|_| BackupError::NotMounted { path: folder.to_owned() })?;
+    program(Command::new("mountpoint").arg("-q").arg(folder)).map_err(|_| {
+        BackupError::NotMounted {
+            path: folder.to_owned(),
+        }
+    })?;
     let beside = folder.join(format!(".{name}.part"));
     fs::copy(encrypted, &beside)
         .and_then(|_| File::open(&beside)?.sync_all())
@@ -102,7 +115,10 @@ fn surplus(folder: &Path, keep: usize) -> io::Result<Vec<PathBuf>> {
     let mut ours = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
             ours.push(path);
         }
@@ -115,15 +131,32 @@ fn surplus(folder: &Path, keep: usize) -> io::Result<Vec<PathBuf>> {
 fn to_ssh(args: &Args, encrypted: &Path, target: &str, name: &str) -> Result<(), BackupError> {
     let file = File::open(encrypted).map_err(at(encrypted))?;
     let mut ssh = Command::new("ssh");
-    ssh.args(["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=20", "-F", "none"]);
+    ssh.args([
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "StrictHostKeyChecking=yes",
+        "-o",
+        "ConnectTimeout=20",
+        "-F",
+        "none",
+    ]);
     if let (Some(key), Some(hosts)) = (&args.ssh_key, &args.known_hosts) {
-        ssh.arg("-i").arg(key).arg("-o").arg(format!("UserKnownHostsFile={}", hosts.display()));
+        ssh.arg("-i")
+            .arg(key)
+            .arg("-o")
+            .arg(format!("UserKnownHostsFile={}", hosts.display()));
     }
     // The name is ours and has nothing a shell would take for its own.
-    ssh.arg(target).arg(format!("cat > {name}.part && mv {name}.part {name}")).stdin(Stdio::from(file));
+    ssh.arg(target)
+        .arg(format!("cat > {name}.part && mv {name}.part {name}"))
+        .stdin(Stdio::from(file));
     let started = SystemTime::now();
     program(&mut ssh)?;
-    println!("{name} sent to {target} in {} s", started.elapsed().unwrap_or_default().as_secs());
+    println!(
+        "{name} sent to {target} in {} s",
+        started.elapsed().unwrap_or_default().as_secs()
+    );
     Ok(())
 }
 
@@ -139,11 +172,20 @@ mod tests {
     #[test]
     fn only_the_oldest_of_our_own_backups_go() {
         let folder = tempfile::tempdir().unwrap();
-        let all = ["tidegate-20260101T000000Z.tar.age", "tidegate-20260102T000000Z.tar.age", "tidegate-20260103T000000Z.tar.age", "holiday.jpg", "tidegate-20250101.txt"];
+        let all = [
+            "tidegate-20260101T000000Z.tar.age",
+            "tidegate-20260102T000000Z.tar.age",
+            "tidegate-20260103T000000Z.tar.age",
+            "holiday.jpg",
+            "tidegate-20250101.txt",
+        ];
         for name in all {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        assert_eq!(surplus(folder.path(), 2).unwrap(), [folder.path().join(all[0])]);
+        assert_eq!(
+            surplus(folder.path(), 2).unwrap(),
+            [folder.path().join(all[0])]
+        );
         assert!(surplus(folder.path(), 3).unwrap().is_empty());
     }
 

@@ -24,9 +24,13 @@ pub(crate) struct Args {
 pub(crate) enum ResetError {
     #[error("{path} is not there, so nobody asked for a reset")]
     NotAsked { path: PathBuf },
-    #[error("{path}: {source}; what was to be forgotten may still be there: try again, or write the card anew")]
+    #[error(
+        "{path}: {source}; what was to be forgotten may still be there: try again, or write the card anew"
+    )]
     Io { path: PathBuf, source: io::Error },
-    #[error("the card's first partition cannot be written, so the reset would repeat at every boot: {0}")]
+    #[error(
+        "the card's first partition cannot be written, so the reset would repeat at every boot: {0}"
+    )]
     ReadOnly(#[from] ProgramError),
 }
 
@@ -37,7 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<(), ResetError> {
 /// Empties the folders, then removes the marker: whatever interrupts this, the next boot finishes it.
 fn reset(marker: &Path, folders: &[PathBuf]) -> Result<(), ResetError> {
     if !marker.exists() {
-        return Err(ResetError::NotAsked { path: marker.to_owned() });
+        return Err(ResetError::NotAsked {
+            path: marker.to_owned(),
+        });
     }
     for folder in folders {
         empty(folder).map_err(at(folder))?;
@@ -45,7 +51,11 @@ fn reset(marker: &Path, folders: &[PathBuf]) -> Result<(), ResetError> {
     match fs::remove_file(marker) {
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
             let partition = marker.parent().unwrap_or(Path::new("/"));
-            program(Command::new("mount").args(["-o", "remount,rw"]).arg(partition))?;
+            program(
+                Command::new("mount")
+                    .args(["-o", "remount,rw"])
+                    .arg(partition),
+            )?;
             fs::remove_file(marker).map_err(at(marker))
         }
         removed => removed.map_err(at(marker)),
@@ -85,7 +95,10 @@ mod tests {
         fs::create_dir(&state).unwrap();
         fs::write(state.join("master.key"), "x").unwrap();
         let marker = folder.path().join("marker");
-        assert!(matches!(reset(&marker, std::slice::from_ref(&state)), Err(ResetError::NotAsked { .. })));
+        assert!(matches!(
+            reset(&marker, std::slice::from_ref(&state)),
+            Err(ResetError::NotAsked { .. })
+        ));
         assert!(state.join("master.key").exists());
     }
 

@@ -40,7 +40,10 @@ pub(crate) fn run(args: &Args) -> Result<(), FirstBootError> {
 }
 
 /// Makes those that are missing; how many that were.
-fn make(dir: &Path, random: &mut dyn FnMut(&mut [u8]) -> io::Result<()>) -> Result<usize, FirstBootError> {
+fn make(
+    dir: &Path,
+    random: &mut dyn FnMut(&mut [u8]) -> io::Result<()>,
+) -> Result<usize, FirstBootError> {
     fs::create_dir_all(dir).map_err(at(dir))?;
     let mut made = 0;
     for (name, length) in SECRETS {
@@ -50,8 +53,10 @@ fn make(dir: &Path, random: &mut dyn FnMut(&mut [u8]) -> io::Result<()>) -> Resu
         }
         let mut bytes = vec![0; *length];
         random(&mut bytes).map_err(at(&path))?;
-        let secret: Vec<u8> =
-            bytes.iter().filter_map(|byte| ALPHABET.get(usize::from(byte % 32)).copied()).collect();
+        let secret: Vec<u8> = bytes
+            .iter()
+            .filter_map(|byte| ALPHABET.get(usize::from(byte % 32)).copied())
+            .collect();
         write(&path, &secret).map_err(at(&path))?;
         made += 1;
     }
@@ -61,7 +66,12 @@ fn make(dir: &Path, random: &mut dyn FnMut(&mut [u8]) -> io::Result<()>) -> Resu
 /// Whole or not at all, even if the power goes: written beside, flushed, then renamed.
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
@@ -93,7 +103,14 @@ mod tests {
         assert_eq!(make(folder.path(), &mut counting).unwrap(), SECRETS.len());
         let before = fs::read(folder.path().join("wifi")).unwrap();
         assert_eq!(before.len(), 20);
-        assert_eq!(fs::metadata(folder.path().join("wifi")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(folder.path().join("wifi"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o600
+        );
         assert_eq!(make(folder.path(), &mut counting).unwrap(), 0);
         assert_eq!(fs::read(folder.path().join("wifi")).unwrap(), before);
     }

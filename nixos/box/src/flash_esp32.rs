@@ -74,7 +74,11 @@ pub(crate) fn run(args: &Args) -> Result<(), FlashError> {
     let chip = match &args.chip {
         Some(chip) => chip.clone(),
         None if args.dry_run => "(what the board says)".to_owned(),
-        None => chip_of(&read(Command::new("espflash").args(["board-info", "--port"]).arg(&port))?)?,
+        None => chip_of(&read(
+            Command::new("espflash")
+                .args(["board-info", "--port"])
+                .arg(&port),
+        )?)?,
     };
     if !args.dry_run && !CHIPS.contains(&chip.as_str()) {
         return Err(FlashError::Chip(chip, CHIPS.join(", ")));
@@ -91,12 +95,23 @@ pub(crate) fn run(args: &Args) -> Result<(), FlashError> {
         Some(firmware) => firmware,
         None => {
             let attribute = format!("{}#firmware-{chip}", args.flake);
-            let out = read(Command::new("nix").args(["build", "--no-link", "--print-out-paths", &attribute]))?;
+            let out = read(Command::new("nix").args([
+                "build",
+                "--no-link",
+                "--print-out-paths",
+                &attribute,
+            ]))?;
             PathBuf::from(out.trim()).join(format!("tidegate-{chip}.elf"))
         }
     };
     let (bundle, issued) = credentials(args)?;
-    let flashed = program(Command::new("espflash").args(["flash", "--chip", &chip, "--port"]).arg(&port).arg(&elf)).and_then(|()| {
+    let flashed = program(
+        Command::new("espflash")
+            .args(["flash", "--chip", &chip, "--port"])
+            .arg(&port)
+            .arg(&elf),
+    )
+    .and_then(|()| {
         program(
             Command::new("espflash")
                 .args(["write-bin", "--chip", &chip, "--port"])
@@ -107,14 +122,23 @@ pub(crate) fn run(args: &Args) -> Result<(), FlashError> {
     });
     if issued {
         // The device has them now, and nobody else should.
-        fs::remove_file(&bundle).map_err(|source| FlashError::Io { path: bundle.clone(), source })?;
+        fs::remove_file(&bundle).map_err(|source| FlashError::Io {
+            path: bundle.clone(),
+            source,
+        })?;
     }
     flashed?;
     println!("{} is flashed on {}", args.device, port.display());
     if args.no_monitor {
         return Ok(());
     }
-    Ok(program(Command::new("espflash").args(["monitor", "--chip", &chip, "--port"]).arg(&port).arg("--elf").arg(&elf))?)
+    Ok(program(
+        Command::new("espflash")
+            .args(["monitor", "--chip", &chip, "--port"])
+            .arg(&port)
+            .arg("--elf")
+            .arg(&elf),
+    )?)
 }
 
 /// What will be done, in words.
@@ -132,7 +156,10 @@ fn plan(args: &Args, port: &Path, chip: &str) -> Vec<String> {
         firmware,
         credentials,
         format!("flash {} ({chip}) with the firmware", port.display()),
-        format!("write the credentials to its partition \"{}\"", args.partition),
+        format!(
+            "write the credentials to its partition \"{}\"",
+            args.partition
+        ),
     ];
     if !args.no_monitor {
         steps.push("show what it says".to_owned());
@@ -147,7 +174,11 @@ fn credentials(args: &Args) -> Result<(PathBuf, bool), FlashError> {
     }
     let file = PathBuf::from(format!("{}.tidegate.json", args.device));
     match &args.gateway {
-        None => program(Command::new("tidegate").args(["pki", "issue", "device", &args.device, "--bundle-file"]).arg(&file))?,
+        None => program(
+            Command::new("tidegate")
+                .args(["pki", "issue", "device", &args.device, "--bundle-file"])
+                .arg(&file),
+        )?,
         Some(gateway) => {
             // The id has nothing a shell would take for its own. On the gateway the file is the
             // service's, and is gone before the connection ends.
@@ -156,7 +187,10 @@ fn credentials(args: &Args) -> Result<(PathBuf, bool), FlashError> {
                 args.device
             );
             let bundle = read(Command::new("ssh").arg(gateway).arg(remote))?;
-            write_private(&file, &bundle).map_err(|source| FlashError::Io { path: file.clone(), source })?;
+            write_private(&file, &bundle).map_err(|source| FlashError::Io {
+                path: file.clone(),
+                source,
+            })?;
         }
     }
     Ok((file, true))
@@ -164,21 +198,35 @@ fn credentials(args: &Args) -> Result<(PathBuf, bool), FlashError> {
 
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
     use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
-    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?
+        .write_all(text.as_bytes())
 }
 
 fn is_device_id(id: &str) -> bool {
-    (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    (1..=64).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
 /// The serial ports boards show up as.
 fn ports(dev: &Path) -> Result<Vec<PathBuf>, FlashError> {
-    let entries = fs::read_dir(dev).map_err(|source| FlashError::Io { path: dev.to_owned(), source })?;
+    let entries = fs::read_dir(dev).map_err(|source| FlashError::Io {
+        path: dev.to_owned(),
+        source,
+    })?;
     let mut found: Vec<PathBuf> = entries
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
             name.starts_with("ttyACM") || name.starts_with("ttyUSB")
         })
         .collect();
@@ -190,9 +238,13 @@ fn only_port(ports: &[PathBuf]) -> Result<PathBuf, FlashError> {
     match ports {
         [] => Err(FlashError::NoPort),
         [port] => Ok(port.clone()),
-        ports => {
-            Err(FlashError::Ports(ports.iter().map(|port| port.display().to_string()).collect::<Vec<_>>().join(", ")))
-        }
+        ports => Err(FlashError::Ports(
+            ports
+                .iter()
+                .map(|port| port.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", "),
+        )),
     }
 }
 
@@ -212,19 +264,34 @@ mod tests {
     #[test]
     fn the_only_port_is_found_and_two_are_not_guessed_between() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(only_port(&ports(folder.path()).unwrap()), Err(FlashError::NoPort)));
+        assert!(matches!(
+            only_port(&ports(folder.path()).unwrap()),
+            Err(FlashError::NoPort)
+        ));
         for name in ["ttyS0", "ttyACM0", "null"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        assert_eq!(only_port(&ports(folder.path()).unwrap()).unwrap(), folder.path().join("ttyACM0"));
+        assert_eq!(
+            only_port(&ports(folder.path()).unwrap()).unwrap(),
+            folder.path().join("ttyACM0")
+        );
         fs::write(folder.path().join("ttyUSB3"), "").unwrap();
-        assert!(matches!(only_port(&ports(folder.path()).unwrap()), Err(FlashError::Ports(_))));
+        assert!(matches!(
+            only_port(&ports(folder.path()).unwrap()),
+            Err(FlashError::Ports(_))
+        ));
     }
 
     #[test]
     fn the_board_says_which_chip_it_has() {
-        assert_eq!(chip_of("Chip type:         esp32c3 (revision v0.4)\nFlash size: 4MB").unwrap(), "esp32c3");
-        assert_eq!(chip_of("Chip type: ESP32-S3 (revision v0.2)").unwrap(), "esp32s3");
+        assert_eq!(
+            chip_of("Chip type:         esp32c3 (revision v0.4)\nFlash size: 4MB").unwrap(),
+            "esp32c3"
+        );
+        assert_eq!(
+            chip_of("Chip type: ESP32-S3 (revision v0.2)").unwrap(),
+            "esp32s3"
+        );
         assert!(matches!(chip_of("hello"), Err(FlashError::UnknownChip)));
     }
 

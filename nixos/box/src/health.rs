@@ -33,7 +33,9 @@ pub(crate) struct Args {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HealthError {
-    #[error("the gateway is not healthy, and there is no earlier system to return to: look at `journalctl -u tidegate`")]
+    #[error(
+        "the gateway is not healthy, and there is no earlier system to return to: look at `journalctl -u tidegate`"
+    )]
     NowhereToGo,
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
@@ -69,10 +71,18 @@ impl Judge {
     fn observe(&mut self, seen: Observation) -> Judgement {
         if !seen.healthy {
             self.healthy_since = None;
-            return if seen.elapsed >= self.within { Judgement::Bad } else { Judgement::Wait };
+            return if seen.elapsed >= self.within {
+                Judgement::Bad
+            } else {
+                Judgement::Wait
+            };
         }
         let since = *self.healthy_since.get_or_insert(seen.elapsed);
-        if seen.elapsed.saturating_sub(since) >= self.steady { Judgement::Good } else { Judgement::Wait }
+        if seen.elapsed.saturating_sub(since) >= self.steady {
+            Judgement::Good
+        } else {
+            Judgement::Wait
+        }
     }
 }
 
@@ -87,7 +97,10 @@ pub(crate) fn run(args: &Args) -> Result<(), HealthError> {
     };
     let started = Instant::now();
     loop {
-        match judge.observe(Observation { elapsed: started.elapsed(), healthy: healthy() }) {
+        match judge.observe(Observation {
+            elapsed: started.elapsed(),
+            healthy: healthy(),
+        }) {
             Judgement::Wait => thread::sleep(EVERY),
             Judgement::Good => return remember(args),
             Judgement::Bad => return go_back(args),
@@ -97,7 +110,8 @@ pub(crate) fn run(args: &Args) -> Result<(), HealthError> {
 
 /// Whether the unit is up and the gateway itself says it runs.
 fn healthy() -> bool {
-    let quiet = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+    let quiet =
+        |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
     quiet(Command::new("systemctl").args(["is-active", "--quiet", "tidegate.service"]))
         && quiet(Command::new("tidegate").arg("status"))
 }
@@ -108,7 +122,10 @@ fn system(link: &Path) -> Option<PathBuf> {
 
 fn remember(args: &Args) -> Result<(), HealthError> {
     let Some(current) = system(&args.current) else {
-        println!("healthy; {} is no system, so there is nothing to remember", args.current.display());
+        println!(
+            "healthy; {} is no system, so there is nothing to remember",
+            args.current.display()
+        );
         return Ok(());
     };
     if system(&args.good).as_ref() != Some(&current) {
@@ -116,7 +133,10 @@ fn remember(args: &Args) -> Result<(), HealthError> {
         let _ = fs::remove_file(&beside);
         std::os::unix::fs::symlink(&current, &beside)
             .and_then(|()| fs::rename(&beside, &args.good))
-            .map_err(|source| HealthError::Io { path: args.good.clone(), source })?;
+            .map_err(|source| HealthError::Io {
+                path: args.good.clone(),
+                source,
+            })?;
     }
     println!("healthy: {} is the system to return to", current.display());
     Ok(())
@@ -124,12 +144,29 @@ fn remember(args: &Args) -> Result<(), HealthError> {
 
 fn go_back(args: &Args) -> Result<(), HealthError> {
     let good = system(&args.good).filter(|good| Some(good) != system(&args.current).as_ref());
-    let Some(good) = good else { return Err(HealthError::NowhereToGo) };
-    eprintln!("not healthy within {} s: returning to {}", args.within, good.display());
-    let line = format!("{} instead of {}\n", good.display(), system(&args.current).unwrap_or_default().display());
+    let Some(good) = good else {
+        return Err(HealthError::NowhereToGo);
+    };
+    eprintln!(
+        "not healthy within {} s: returning to {}",
+        args.within,
+        good.display()
+    );
+    let line = format!(
+        "{} instead of {}\n",
+        good.display(),
+        system(&args.current).unwrap_or_default().display()
+    );
     // Known to whoever looks, even if switching back is the last thing this process does.
-    fs::write(&args.log, line).map_err(|source| HealthError::Io { path: args.log.clone(), source })?;
-    program(Command::new("nix-env").args(["--profile", "/nix/var/nix/profiles/system", "--set"]).arg(&good))?;
+    fs::write(&args.log, line).map_err(|source| HealthError::Io {
+        path: args.log.clone(),
+        source,
+    })?;
+    program(
+        Command::new("nix-env")
+            .args(["--profile", "/nix/var/nix/profiles/system", "--set"])
+            .arg(&good),
+    )?;
     program(Command::new(good.join("bin/switch-to-configuration")).arg("switch"))?;
     Ok(())
 }
@@ -139,11 +176,18 @@ mod tests {
     use super::*;
 
     fn judge() -> Judge {
-        Judge { within: Duration::from_secs(100), steady: Duration::from_secs(10), healthy_since: None }
+        Judge {
+            within: Duration::from_secs(100),
+            steady: Duration::from_secs(10),
+            healthy_since: None,
+        }
     }
 
     fn after(judge: &mut Judge, seconds: u64, healthy: bool) -> Judgement {
-        judge.observe(Observation { elapsed: Duration::from_secs(seconds), healthy })
+        judge.observe(Observation {
+            elapsed: Duration::from_secs(seconds),
+            healthy,
+        })
     }
 
     #[test]
@@ -159,7 +203,11 @@ mod tests {
     fn a_gateway_that_keeps_falling_over_is_not_healthy() {
         let mut judge = judge();
         for second in (0..100).step_by(5) {
-            assert_eq!(after(&mut judge, second, second % 10 == 0), Judgement::Wait, "{second}");
+            assert_eq!(
+                after(&mut judge, second, second % 10 == 0),
+                Judgement::Wait,
+                "{second}"
+            );
         }
         assert_eq!(after(&mut judge, 100, false), Judgement::Bad);
     }
@@ -186,7 +234,10 @@ mod tests {
         };
         assert!(matches!(go_back(&args), Err(HealthError::NowhereToGo)));
         remember(&args).unwrap();
-        assert_eq!(fs::canonicalize(&args.good).unwrap(), fs::canonicalize(&generation).unwrap());
+        assert_eq!(
+            fs::canonicalize(&args.good).unwrap(),
+            fs::canonicalize(&generation).unwrap()
+        );
         assert!(matches!(go_back(&args), Err(HealthError::NowhereToGo)));
         assert!(!args.log.exists());
     }

@@ -36,7 +36,9 @@ pub(crate) struct Args {
 pub(crate) enum WelcomeError {
     #[error("the setup code could not be made: {0}")]
     Gateway(#[from] ProgramError),
-    #[error("the gateway answered {0:?}, which is not what `tidegate --json key` answers in this version")]
+    #[error(
+        "the gateway answered {0:?}, which is not what `tidegate --json key` answers in this version"
+    )]
     Answer(String),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
@@ -50,7 +52,9 @@ const VALID: &str = "1h";
 pub(crate) fn run(args: &Args) -> Result<(), WelcomeError> {
     let code = if args.api_port.is_some() && is_new(&tidegate(&["key", "list"])?)? {
         let created = tidegate(&["key", "create", CODE, "--scope", "admin", "--valid", VALID])?;
-        let token = created["token"].as_str().ok_or_else(|| WelcomeError::Answer(created.to_string()))?;
+        let token = created["token"]
+            .as_str()
+            .ok_or_else(|| WelcomeError::Answer(created.to_string()))?;
         Some(token.to_owned())
     } else {
         None
@@ -67,7 +71,9 @@ pub(crate) fn run(args: &Args) -> Result<(), WelcomeError> {
         &args.host,
         args.api_port,
         code.as_deref(),
-        passphrase.as_ref().map(|(ssid, secret)| (*ssid, secret.as_str())),
+        passphrase
+            .as_ref()
+            .map(|(ssid, secret)| (*ssid, secret.as_str())),
     );
     write(&args.issue, &text).map_err(at(&args.issue))
 }
@@ -79,17 +85,30 @@ fn tidegate(arguments: &[&str]) -> Result<Value, WelcomeError> {
 
 /// Whether nobody has got a key to this gateway yet. (Setup codes that ran out are nobody's.)
 fn is_new(list: &Value) -> Result<bool, WelcomeError> {
-    let keys = list["keys"].as_array().ok_or_else(|| WelcomeError::Answer(list.to_string()))?;
-    Ok(keys.iter().all(|key| key["name"] == CODE && key["last_used_at"].is_null()))
+    let keys = list["keys"]
+        .as_array()
+        .ok_or_else(|| WelcomeError::Answer(list.to_string()))?;
+    Ok(keys
+        .iter()
+        .all(|key| key["name"] == CODE && key["last_used_at"].is_null()))
 }
 
-fn text(host: &str, api_port: Option<u16>, code: Option<&str>, wifi: Option<(&str, &str)>) -> String {
+fn text(
+    host: &str,
+    api_port: Option<u16>,
+    code: Option<&str>,
+    wifi: Option<(&str, &str)>,
+) -> String {
     let mut text = "\nTidegate \\4\n".to_owned();
     if let Some(port) = api_port {
         text += &format!("  Gateway:    https://{}:{port}/\n", escaped(host));
     }
     if let Some((ssid, secret)) = wifi {
-        text += &format!("  Device Wi-Fi: {}   passphrase: {}\n", escaped(ssid), escaped(secret.trim()));
+        text += &format!(
+            "  Device Wi-Fi: {}   passphrase: {}\n",
+            escaped(ssid),
+            escaped(secret.trim())
+        );
     }
     if let Some(code) = code {
         text += &format!("  Setup code, good for {VALID}: {}\n", escaped(code));
@@ -104,7 +123,12 @@ fn escaped(text: &str) -> String {
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let beside = path.with_extension("new");
-    let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let mut file: File = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)?;
     file.write_all(text.as_bytes())?;
     fs::rename(&beside, path)
 }
@@ -125,14 +149,25 @@ mod tests {
         assert!(is_new(&json!({ "keys": [] })).unwrap());
         assert!(is_new(&json!({ "keys": [{ "name": "setup", "last_used_at": null }] })).unwrap());
         assert!(!is_new(&json!({ "keys": [{ "name": "setup", "last_used_at": 1 }] })).unwrap());
-        assert!(!is_new(&json!({ "keys": [{ "name": "backend", "last_used_at": null }] })).unwrap());
+        assert!(
+            !is_new(&json!({ "keys": [{ "name": "backend", "last_used_at": null }] })).unwrap()
+        );
         assert!(is_new(&json!({})).is_err());
     }
 
     #[test]
     fn the_screen_says_what_there_is_and_nothing_else() {
-        let all = text("gateway.local", Some(8443), Some("tgk_x"), Some(("tide\\gate", "secret\n")));
-        assert!(all.contains("https://gateway.local:8443/") && all.contains("tgk_x") && all.contains("tide\\\\gate"));
+        let all = text(
+            "gateway.local",
+            Some(8443),
+            Some("tgk_x"),
+            Some(("tide\\gate", "secret\n")),
+        );
+        assert!(
+            all.contains("https://gateway.local:8443/")
+                && all.contains("tgk_x")
+                && all.contains("tide\\\\gate")
+        );
         let least = text("gateway.local", None, None, None);
         assert!(!least.contains("https") && !least.contains("code") && !least.contains("Wi-Fi"));
     }

@@ -276,7 +276,7 @@ fn topic_aliases() {
             ..plain
         })
     };
-    assert_eq!(with(1, ""), Err(Breach::TopicAlias), "not defined");
+    assert_eq!(with(1, ""), Err(Breach::UnknownTopicAlias));
     assert_eq!(with(17, "t"), Err(Breach::TopicAlias), "over the maximum");
     assert_eq!(with(16, "t"), Ok(Inbound::New(None)));
     assert_eq!(with(16, ""), Ok(Inbound::New(Some("t".into()))));

@@ -118,7 +118,7 @@ async fn breaches_end_the_connection_with_a_reason() {
                 properties: unknown.as_raw(),
                 ..publish("", 0, 0, b"")
             }),
-            ReasonCode::TopicAliasInvalid,
+            ReasonCode::ProtocolError,
         ),
         (b"\x30\xff\xff\x7f".to_vec(), ReasonCode::PacketTooLarge),
         (

@@ -154,6 +154,13 @@ impl DecodeError {
     #[must_use]
     pub const fn reason(self) -> ReasonCode {
         match self {
+            // 5.0 §2.2.2.2: an identifier the packet type does not take makes it malformed. The
+            // subscription identifier is one PUBLISH takes, only not from a client (§3.3.2.3.8).
+            Self::Protocol(Violation::PropertyNotAllowed(property))
+                if property as u8 != PropertyId::SubscriptionIdentifier as u8 =>
+            {
+                ReasonCode::MalformedPacket
+            }
             Self::Malformed(_) => ReasonCode::MalformedPacket,
             Self::Protocol(_) => ReasonCode::ProtocolError,
             Self::PacketTooLarge { .. } => ReasonCode::PacketTooLarge,

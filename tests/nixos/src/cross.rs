@@ -38,19 +38,39 @@ impl Drop for Daemon {
 /// The command `cross`.
 pub(crate) fn run() -> Outcome {
     need(
-        &["aarch64-linux-gnu-gcc", "qemu-aarch64", "mosquitto_pub", "openssl"],
-        &["gcc-aarch64-linux-gnu", "g++-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user", "mosquitto-clients", "openssl"],
+        &[
+            "aarch64-linux-gnu-gcc",
+            "qemu-aarch64",
+            "mosquitto_pub",
+            "openssl",
+        ],
+        &[
+            "gcc-aarch64-linux-gnu",
+            "g++-aarch64-linux-gnu",
+            "libc6-dev-arm64-cross",
+            "qemu-user",
+            "mosquitto-clients",
+            "openssl",
+        ],
     )?;
-    let _ = read(Command::new("rustup").args(["target", "add", TARGET]).current_dir(repository()));
+    let _ = read(
+        Command::new("rustup")
+            .args(["target", "add", TARGET])
+            .current_dir(repository()),
+    );
     shell(
         Command::new("cargo")
             .args(["build", "--target", TARGET, "--package", "tidegate"])
-            .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc")
+            .env(
+                "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER",
+                "aarch64-linux-gnu-gcc",
+            )
             .env("CC_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-gcc")
             .env("CXX_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-g++")
             .current_dir(repository()),
     )?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| repository().join("target"), PathBuf::from);
     let program = target.join(TARGET).join("debug/tidegate");
     let kind = read(Command::new("readelf").arg("-h").arg(&program))?;
     if !kind.contains("AArch64") {
@@ -72,7 +92,11 @@ fn flow(program: &Path) -> Outcome {
     fs::write(&config, text).map_err(|error| error.to_string())?;
     let tidegate = || {
         let mut command = Command::new("qemu-aarch64");
-        command.args(["-L", SYSROOT]).arg(program).arg("--config").arg(&config);
+        command
+            .args(["-L", SYSROOT])
+            .arg(program)
+            .arg("--config")
+            .arg(&config);
         command
     };
     read(tidegate().args(["check"]))?;
@@ -94,18 +118,43 @@ fn flow(program: &Path) -> Outcome {
     });
     wait_for_port()?;
     let bundle = folder.join("bundle");
-    read(tidegate().args(["pki", "issue", "device", "pi", "--out"]).arg(&bundle))?;
+    read(
+        tidegate()
+            .args(["pki", "issue", "device", "pi", "--out"])
+            .arg(&bundle),
+    )?;
     let publish = |message: &str| {
         let mut command = Command::new("mosquitto_pub");
-        command.args(["-h", "localhost", "-p", PORT, "-q", "1", "-t", "device/pi/data", "-m", message]);
-        for (option, file) in [("--cafile", "ca.crt"), ("--cert", "device.crt"), ("--key", "device.key")] {
+        command.args([
+            "-h",
+            "localhost",
+            "-p",
+            PORT,
+            "-q",
+            "1",
+            "-t",
+            "device/pi/data",
+            "-m",
+            message,
+        ]);
+        for (option, file) in [
+            ("--cafile", "ca.crt"),
+            ("--cert", "device.crt"),
+            ("--key", "device.key"),
+        ] {
             command.arg(option).arg(bundle.join(file));
         }
         read(&mut command)
     };
     let secret = fs::read_to_string(bundle.join("secret")).map_err(|error| error.to_string())?;
     let key = SigningKey::new(secret.trim_end().as_bytes()).map_err(|error| error.to_string())?;
-    let good = sign("pi", &key, "88888888-0000-4000-8000-000000000001", r#"{"from":"aarch64"}"#, 0)?;
+    let good = sign(
+        "pi",
+        &key,
+        "88888888-0000-4000-8000-000000000001",
+        r#"{"from":"aarch64"}"#,
+        0,
+    )?;
     publish(&good)?;
     publish(&good.replace("aarch64", "elsewhere"))?;
     let mut lines = Vec::new();
@@ -114,7 +163,10 @@ fn flow(program: &Path) -> Outcome {
         lines.push(line);
         if found {
             let status = read(tidegate().args(["--json", "status"]))?;
-            println!("aarch64 under qemu-user: started, issued, accepted, refused. {}", status.lines().next().unwrap_or_default());
+            println!(
+                "aarch64 under qemu-user: started, issued, accepted, refused. {}",
+                status.lines().next().unwrap_or_default()
+            );
             return Ok(());
         }
     }
@@ -129,5 +181,8 @@ fn wait_for_port() -> Outcome {
         }
         thread::sleep(Duration::from_millis(200));
     }
-    Err(format!("nobody listens on port {PORT} within {} s", PATIENCE.as_secs()))
+    Err(format!(
+        "nobody listens on port {PORT} within {} s",
+        PATIENCE.as_secs()
+    ))
 }

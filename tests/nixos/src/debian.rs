@@ -65,9 +65,15 @@ fn root(name: &str, packages: &[&str]) -> Outcome<PathBuf> {
         fs::remove_dir_all(&root).map_err(|error| format!("{}: {error}", root.display()))?;
     }
     fs::create_dir_all(cache()).map_err(|error| format!("{}: {error}", cache().display()))?;
-    run(Command::new("debootstrap").args(["--variant=minbase", "sid"]).arg(&root))?;
+    run(Command::new("debootstrap")
+        .args(["--variant=minbase", "sid"])
+        .arg(&root))?;
     // Nothing starts while packages are installed: the services would be this machine's.
-    write(&root.join("usr/sbin/policy-rc.d"), "#!/bin/sh\nexit 101\n", 0o755)?;
+    write(
+        &root.join("usr/sbin/policy-rc.d"),
+        "#!/bin/sh\nexit 101\n",
+        0o755,
+    )?;
     bind(Path::new("/proc"), &root.join("proc"))?;
     let installed = run(Command::new("chroot")
         .arg(&root)
@@ -90,13 +96,20 @@ pub(crate) fn bind(folder: &Path, at: &Path) -> Outcome {
 }
 
 fn mounted(at: &Path) -> bool {
-    Command::new("mountpoint").arg("-q").arg(at).status().is_ok_and(|status| status.success())
+    Command::new("mountpoint")
+        .arg("-q")
+        .arg(at)
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 /// Takes away every mount below a tree.
 fn unmount(root: &Path) -> Outcome {
-    let root = root.canonicalize().map_err(|error| format!("{}: {error}", root.display()))?;
-    let mounts = fs::read_to_string("/proc/mounts").map_err(|error| format!("/proc/mounts: {error}"))?;
+    let root = root
+        .canonicalize()
+        .map_err(|error| format!("{}: {error}", root.display()))?;
+    let mounts =
+        fs::read_to_string("/proc/mounts").map_err(|error| format!("/proc/mounts: {error}"))?;
     let mut below: Vec<&Path> = mounts
         .lines()
         .filter_map(|line| line.split(' ').nth(1))
@@ -116,7 +129,10 @@ pub(crate) fn kernel(root: &Path) -> Outcome<(PathBuf, PathBuf)> {
         let mut found: Vec<PathBuf> = fs::read_dir(root.join("boot"))
             .ok()?
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
+            .filter(|path| {
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+            })
             .collect();
         found.sort();
         found.pop()
@@ -133,7 +149,15 @@ pub(crate) fn image(tree: &Path, image: &Path, mib: u32) -> Outcome {
     let _ = fs::remove_file(image);
     read(
         Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-O", "^metadata_csum_seed", "-E", "lazy_itable_init=1", "-d"])
+            .args([
+                "-q",
+                "-F",
+                "-O",
+                "^metadata_csum_seed",
+                "-E",
+                "lazy_itable_init=1",
+                "-d",
+            ])
             .arg(tree)
             .arg(image)
             .arg(format!("{mib}M")),

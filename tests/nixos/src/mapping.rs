@@ -35,7 +35,10 @@ const TABLE: &[(&str, &[(&str, &str)])] = &[
 
 /// The folders of one package, by the name after its hash.
 fn folders(name: &str) -> &'static [(&'static str, &'static str)] {
-    TABLE.iter().find(|(prefix, _)| name.starts_with(prefix)).map_or(USUAL, |(_, folders)| folders)
+    TABLE
+        .iter()
+        .find(|(prefix, _)| name.starts_with(prefix))
+        .map_or(USUAL, |(_, folders)| folders)
 }
 
 /// Puts a snapshot's files where they belong below `root`: texts at their store paths, packages as
@@ -43,10 +46,18 @@ fn folders(name: &str) -> &'static [(&'static str, &'static str)] {
 pub(crate) fn install(snapshot: &Snapshot, root: &Path) -> Outcome {
     for (path, text) in &snapshot.texts {
         let target = below(root, &(path.clone() + &text.destination));
-        write(&target, &text.content, if text.executable { 0o755 } else { 0o644 })?;
+        write(
+            &target,
+            &text.content,
+            if text.executable { 0o755 } else { 0o644 },
+        )?;
     }
     for package in &snapshot.packages {
-        let name = package.rsplit('/').next().and_then(|name| name.get(33..)).unwrap_or_default();
+        let name = package
+            .rsplit('/')
+            .next()
+            .and_then(|name| name.get(33..))
+            .unwrap_or_default();
         for (inside, outside) in folders(name) {
             link(Path::new(outside), &below(root, package).join(inside))?;
         }

@@ -33,31 +33,63 @@ pub(crate) struct Nix {
 impl Nix {
     /// With the trees that `NIXPKGS` and `RUST_OVERLAY` name. `None` without `NIXPKGS`.
     pub(crate) fn from_environment() -> Outcome<Option<Self>> {
-        let Some(nixpkgs) = std::env::var_os("NIXPKGS").map(PathBuf::from) else { return Ok(None) };
+        let Some(nixpkgs) = std::env::var_os("NIXPKGS").map(PathBuf::from) else {
+            return Ok(None);
+        };
         if !nixpkgs.join("nixos/lib/eval-config.nix").is_file() {
-            return Err(format!("NIXPKGS={}: there is no nixpkgs tree", nixpkgs.display()));
+            return Err(format!(
+                "NIXPKGS={}: there is no nixpkgs tree",
+                nixpkgs.display()
+            ));
         }
-        let root = if have("nix") { None } else { Some(debian::with_nix()?.canonicalize().map_err(|error| error.to_string())?) };
-        let mut nix = Self { root, overrides: Vec::new() };
-        for (input, tree) in
-            [("nixpkgs", Some(nixpkgs)), ("rust-overlay", std::env::var_os("RUST_OVERLAY").map(PathBuf::from))]
-        {
+        let root = if have("nix") {
+            None
+        } else {
+            Some(
+                debian::with_nix()?
+                    .canonicalize()
+                    .map_err(|error| error.to_string())?,
+            )
+        };
+        let mut nix = Self {
+            root,
+            overrides: Vec::new(),
+        };
+        for (input, tree) in [
+            ("nixpkgs", Some(nixpkgs)),
+            (
+                "rust-overlay",
+                std::env::var_os("RUST_OVERLAY").map(PathBuf::from),
+            ),
+        ] {
             let Some(tree) = tree else { continue };
             if let Some(stored) = nix.stored(&tree) {
-                nix.overrides.extend(["--override-input".to_owned(), input.to_owned(), format!("path:{stored}")]);
+                nix.overrides.extend([
+                    "--override-input".to_owned(),
+                    input.to_owned(),
+                    format!("path:{stored}"),
+                ]);
                 continue;
             }
             let seen = nix.show(&tree, input)?;
             // Copied into the store once; from there each evaluation takes seconds.
-            let copied = nix.command(&["eval", "--raw", "--impure", "--expr"])
-                .arg(format!("(builtins.fetchTree {{ type = \"path\"; path = \"{}\"; }}).outPath", seen.display()))
+            let copied = nix
+                .command(&["eval", "--raw", "--impure", "--expr"])
+                .arg(format!(
+                    "(builtins.fetchTree {{ type = \"path\"; path = \"{}\"; }}).outPath",
+                    seen.display()
+                ))
                 .output()
                 .map_err(|error| format!("nix: {error}"))?;
             if !copied.status.success() {
                 return Err(String::from_utf8_lossy(&copied.stderr).into_owned());
             }
             let path = String::from_utf8_lossy(&copied.stdout).into_owned();
-            nix.overrides.extend(["--override-input".to_owned(), input.to_owned(), format!("path:{path}")]);
+            nix.overrides.extend([
+                "--override-input".to_owned(),
+                input.to_owned(),
+                format!("path:{path}"),
+            ]);
         }
         nix.source()?;
         Ok(Some(nix))
@@ -65,13 +97,19 @@ impl Nix {
 
     /// The path in Nix's own store of a tree that is there already.
     fn stored(&self, tree: &Path) -> Option<String> {
-        let below = tree.strip_prefix(self.root.as_deref().unwrap_or(Path::new("/"))).ok()?;
-        below.starts_with("nix/store").then(|| format!("/{}", below.display()))
+        let below = tree
+            .strip_prefix(self.root.as_deref().unwrap_or(Path::new("/")))
+            .ok()?;
+        below
+            .starts_with("nix/store")
+            .then(|| format!("/{}", below.display()))
     }
 
     /// Makes a folder visible where Nix runs, and says where.
     fn show(&self, folder: &Path, name: &str) -> Outcome<PathBuf> {
-        let folder = folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))?;
+        let folder = folder
+            .canonicalize()
+            .map_err(|error| format!("{}: {error}", folder.display()))?;
         match &self.root {
             None => Ok(folder),
             Some(root) => {
@@ -85,7 +123,8 @@ impl Nix {
     fn source(&self) -> Outcome {
         let folder = self.root.clone().unwrap_or_else(cache).join(SOURCE);
         if folder.exists() {
-            fs::remove_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            fs::remove_dir_all(&folder)
+                .map_err(|error| format!("{}: {error}", folder.display()))?;
         }
         let files = read(
             Command::new("git")
@@ -130,7 +169,9 @@ impl Nix {
     /// `nix` on an attribute of this flake.
     pub(crate) fn on_flake(&self, arguments: &[&str], attribute: &str, rest: &[&str]) -> Command {
         let mut command = self.command(arguments);
-        command.arg(format!("{}#{attribute}", self.flake())).args(rest);
+        command
+            .arg(format!("{}#{attribute}", self.flake()))
+            .args(rest);
         command.arg("--no-write-lock-file").args(&self.overrides);
         command
     }
@@ -149,7 +190,13 @@ impl Nix {
 
     /// `nix flake check --no-build` on everything.
     pub(crate) fn check(&self) -> Command {
-        let mut command = self.command(&["flake", "check", "--no-build", "--all-systems", "--no-write-lock-file"]);
+        let mut command = self.command(&[
+            "flake",
+            "check",
+            "--no-build",
+            "--all-systems",
+            "--no-write-lock-file",
+        ]);
         command.arg(self.flake()).args(&self.overrides);
         command
     }

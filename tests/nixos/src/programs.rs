@@ -27,18 +27,33 @@ pub(crate) fn run() -> Outcome {
         let snapshot = Snapshot::load(&folder(configuration))?;
         install(&snapshot, &tree)?;
         for folder in ["usr/bin", "usr/sbin"] {
-            for entry in fs::read_dir(tree.join(folder)).into_iter().flatten().flatten() {
+            for entry in fs::read_dir(tree.join(folder))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 let target = Path::new("/").join(folder).join(entry.file_name());
                 link(&target, &below(&tree, PROGRAMS).join(entry.file_name()))?;
             }
         }
         // Programs of ours that units start need only be there.
-        for program in ["opt/tidegate/bin/tidegate", "opt/tidegate-box/bin/tidegate-box"] {
+        for program in [
+            "opt/tidegate/bin/tidegate",
+            "opt/tidegate-box/bin/tidegate-box",
+        ] {
             write(&tree.join(program), "#!/bin/sh\n", 0o755)?;
         }
-        failed.extend(check(&tree, &snapshot).into_iter().map(|why| format!("{configuration}: {why}")));
+        failed.extend(
+            check(&tree, &snapshot)
+                .into_iter()
+                .map(|why| format!("{configuration}: {why}")),
+        );
     }
-    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(failed.join("\n"))
+    }
 }
 
 fn check(tree: &Path, snapshot: &Snapshot) -> Vec<String> {
@@ -55,7 +70,12 @@ fn check(tree: &Path, snapshot: &Snapshot) -> Vec<String> {
         .collect();
     for unit in &units {
         // Debian has no hostapd here, and units of others may be missing: only what is said of ours counts.
-        match output(chroot("systemd-analyze").args(["verify", "--man=no", "--recursive-errors=no", unit])) {
+        match output(chroot("systemd-analyze").args([
+            "verify",
+            "--man=no",
+            "--recursive-errors=no",
+            unit,
+        ])) {
             Err(why) => failed.push(why),
             Ok(output) => {
                 let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -69,11 +89,20 @@ fn check(tree: &Path, snapshot: &Snapshot) -> Vec<String> {
         }
     }
     println!("{} units verified", units.len());
-    match read(chroot("systemd-analyze").args(["security", "--offline=yes", "--no-pager", &format!("--threshold={EXPOSURE}"), "tidegate.service"])) {
+    match read(chroot("systemd-analyze").args([
+        "security",
+        "--offline=yes",
+        "--no-pager",
+        &format!("--threshold={EXPOSURE}"),
+        "tidegate.service",
+    ])) {
         Ok(text) => println!("{}", text.lines().last().unwrap_or_default().trim()),
         Err(why) => failed.push(why),
     }
-    let ruleset = snapshot.texts.iter().find(|(path, _)| path.ends_with("-nftables-rules"));
+    let ruleset = snapshot
+        .texts
+        .iter()
+        .find(|(path, _)| path.ends_with("-nftables-rules"));
     match ruleset {
         None => failed.push("no ruleset was rendered".to_owned()),
         Some((path, text)) => {
@@ -82,15 +111,21 @@ fn check(tree: &Path, snapshot: &Snapshot) -> Vec<String> {
             // Checked in a network namespace of its own: nothing of this machine is touched.
             let at = path.clone() + &text.destination;
             let mut nft = Command::new("unshare");
-            nft.args(["--net", "chroot"]).arg(tree).args(["nft", "--check", "--file", &at]);
+            nft.args(["--net", "chroot"])
+                .arg(tree)
+                .args(["nft", "--check", "--file", &at]);
             failed.extend(read(&mut nft).err());
         }
     }
     failed.extend(certificates(tree).err());
     if snapshot.files.contains_key("etc/nginx/nginx.conf") {
-        failed.extend(read(chroot("nginx").args(["-t", "-q", "-c", "/etc/nginx/nginx.conf"])).err());
+        failed
+            .extend(read(chroot("nginx").args(["-t", "-q", "-c", "/etc/nginx/nginx.conf"])).err());
     }
-    let chrony = snapshot.texts.keys().find(|path| path.ends_with("-chrony.conf"));
+    let chrony = snapshot
+        .texts
+        .keys()
+        .find(|path| path.ends_with("-chrony.conf"));
     match chrony {
         None => failed.push("no chrony.conf was rendered".to_owned()),
         Some(path) => failed.extend(read(chroot("chronyd").args(["-p", "-f", path])).err()),
@@ -100,19 +135,72 @@ fn check(tree: &Path, snapshot: &Snapshot) -> Vec<String> {
 
 /// nginx opens what its configuration names: certificates that stand for the gateway's, users and folders.
 fn certificates(tree: &Path) -> Outcome {
-    write(&tree.join("etc/passwd"), fs::read_to_string(tree.join("etc/passwd")).unwrap_or_default() + "nginx:x:60:60::/var/empty:/usr/sbin/nologin\nchrony:x:61:61::/var/empty:/usr/sbin/nologin\n", 0o644)?;
-    write(&tree.join("etc/group"), fs::read_to_string(tree.join("etc/group")).unwrap_or_default() + "nginx:x:60:\nchrony:x:61:\n", 0o644)?;
-    for folder in ["run/tidegate-tls", "run/nginx", "var/log/nginx", "var/cache/nginx"] {
+    write(
+        &tree.join("etc/passwd"),
+        fs::read_to_string(tree.join("etc/passwd")).unwrap_or_default()
+            + "nginx:x:60:60::/var/empty:/usr/sbin/nologin\nchrony:x:61:61::/var/empty:/usr/sbin/nologin\n",
+        0o644,
+    )?;
+    write(
+        &tree.join("etc/group"),
+        fs::read_to_string(tree.join("etc/group")).unwrap_or_default()
+            + "nginx:x:60:\nchrony:x:61:\n",
+        0o644,
+    )?;
+    for folder in [
+        "run/tidegate-tls",
+        "run/nginx",
+        "var/log/nginx",
+        "var/cache/nginx",
+    ] {
         fs::create_dir_all(tree.join(folder)).map_err(|error| format!("{folder}: {error}"))?;
     }
     let tls = "/run/tidegate-tls";
     let mut openssl = Command::new("chroot");
-    openssl.arg(tree).args(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=gateway", "-days", "2"]);
-    read(openssl.args(["-keyout", &format!("{tls}/server.key"), "-out", &format!("{tls}/server.crt")]))?;
-    fs::copy(tree.join("run/tidegate-tls/server.crt"), tree.join("run/tidegate-tls/clients.pem")).map_err(|error| error.to_string())?;
-    write(&tree.join("run/testbed-ca.cnf"), "[ca]\ndefault_ca=x\n[x]\ndatabase=/run/testbed-index\ndefault_md=sha256\ndefault_crl_days=2\n", 0o600)?;
+    openssl.arg(tree).args([
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=gateway",
+        "-days",
+        "2",
+    ]);
+    read(openssl.args([
+        "-keyout",
+        &format!("{tls}/server.key"),
+        "-out",
+        &format!("{tls}/server.crt"),
+    ]))?;
+    fs::copy(
+        tree.join("run/tidegate-tls/server.crt"),
+        tree.join("run/tidegate-tls/clients.pem"),
+    )
+    .map_err(|error| error.to_string())?;
+    write(
+        &tree.join("run/testbed-ca.cnf"),
+        "[ca]\ndefault_ca=x\n[x]\ndatabase=/run/testbed-index\ndefault_md=sha256\ndefault_crl_days=2\n",
+        0o600,
+    )?;
     write(&tree.join("run/testbed-index"), "", 0o600)?;
     let mut crl = Command::new("chroot");
-    crl.arg(tree).args(["openssl", "ca", "-config", "/run/testbed-ca.cnf", "-gencrl", "-keyfile", &format!("{tls}/server.key"), "-cert", &format!("{tls}/server.crt"), "-out", &format!("{tls}/crl.pem")]);
+    crl.arg(tree).args([
+        "openssl",
+        "ca",
+        "-config",
+        "/run/testbed-ca.cnf",
+        "-gencrl",
+        "-keyfile",
+        &format!("{tls}/server.key"),
+        "-cert",
+        &format!("{tls}/server.crt"),
+        "-out",
+        &format!("{tls}/crl.pem"),
+    ]);
     read(&mut crl).map(drop)
 }

@@ -11,21 +11,33 @@ use crate::Outcome;
 /// A command line as people write it, for messages.
 fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+    words
+        .map(OsStr::to_string_lossy)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Runs it with its output shown.
 pub(crate) fn run(command: &mut Command) -> Outcome {
     let line = line(command);
     println!("$ {line}");
-    let status = command.status().map_err(|error| format!("{line}: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("{line}: {status}")) }
+    let status = command
+        .status()
+        .map_err(|error| format!("{line}: {error}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{line}: {status}"))
+    }
 }
 
 /// Runs it quietly, whatever it ends with.
 pub(crate) fn output(command: &mut Command) -> Outcome<Output> {
     let line = line(command);
-    command.stdin(Stdio::null()).output().map_err(|error| format!("{line}: {error}"))
+    command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{line}: {error}"))
 }
 
 /// Runs it quietly; its standard output. A failure shows what it wrote to standard error.
@@ -48,12 +60,16 @@ pub(crate) fn have(program: &str) -> bool {
 
 /// The repository's root, from where this crate was built.
 pub(crate) fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap_or_else(|_| PathBuf::from("."))
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap_or_else(|_| PathBuf::from("."))
 }
 
 /// Where downloads and images are kept between runs.
 pub(crate) fn cache() -> PathBuf {
-    std::env::var_os("TIDEGATE_TEST_CACHE").map_or_else(|| repository().join("tests/.cache"), PathBuf::from)
+    std::env::var_os("TIDEGATE_TEST_CACHE")
+        .map_or_else(|| repository().join("tests/.cache"), PathBuf::from)
 }
 
 /// Installs Debian packages for whatever of `programs` is missing.
@@ -61,5 +77,7 @@ pub(crate) fn need(programs: &[&str], packages: &[&str]) -> Outcome {
     if programs.iter().all(|program| have(program)) {
         return Ok(());
     }
-    run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages))
+    run(Command::new("apt-get")
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(packages))
 }

@@ -56,12 +56,16 @@ pub(crate) fn references(text: &str) -> BTreeSet<String> {
     text.match_indices(STORE)
         .filter_map(|(start, _)| {
             let rest = text.get(start + STORE.len()..)?;
-            let hash = rest.get(..HASH).filter(|hash| hash.bytes().all(|byte| DIGITS.contains(&byte)))?;
+            let hash = rest
+                .get(..HASH)
+                .filter(|hash| hash.bytes().all(|byte| DIGITS.contains(&byte)))?;
             let name = rest.get(HASH..)?;
             let end = name
                 .find(|c: char| !(c.is_ascii_alphanumeric() || "+-._?=".contains(c)))
                 .unwrap_or(name.len());
-            let name = name.get(..end).filter(|name| name.starts_with('-') && name.len() > 1)?;
+            let name = name
+                .get(..end)
+                .filter(|name| name.starts_with('-') && name.len() > 1)?;
             Some(format!("{STORE}{hash}{name}"))
         })
         .collect()
@@ -69,7 +73,10 @@ pub(crate) fn references(text: &str) -> BTreeSet<String> {
 
 /// What stands for the hash of a text's store path.
 pub(crate) fn hash(content: &str) -> String {
-    Sha256::digest(content).iter().filter_map(|byte| DIGITS.get(usize::from(byte % 32)).copied().map(char::from)).collect()
+    Sha256::digest(content)
+        .iter()
+        .filter_map(|byte| DIGITS.get(usize::from(byte % 32)).copied().map(char::from))
+        .collect()
 }
 
 fn name_of(path: &str) -> &str {
@@ -80,14 +87,27 @@ impl Snapshot {
     /// From what `rendered.<configuration>` evaluates to, and `nix derivation show -r`.
     pub(crate) fn gather(rendered: &Value, derivations: &Value) -> Outcome<Self> {
         let known = outputs(derivations);
-        let mut gathering = Gathering { known: &known, renamed: BTreeMap::new(), snapshot: Self::default() };
-        let files = rendered["files"].as_object().ok_or("rendered has no files")?;
+        let mut gathering = Gathering {
+            known: &known,
+            renamed: BTreeMap::new(),
+            snapshot: Self::default(),
+        };
+        let files = rendered["files"]
+            .as_object()
+            .ok_or("rendered has no files")?;
         let mut places = BTreeMap::new();
         for (place, source) in files {
-            let source = source.as_str().ok_or_else(|| format!("{place} has no source"))?;
-            let base = references(source).into_iter().next().ok_or_else(|| format!("{source} is no store path"))?;
+            let source = source
+                .as_str()
+                .ok_or_else(|| format!("{place} has no source"))?;
+            let base = references(source)
+                .into_iter()
+                .next()
+                .ok_or_else(|| format!("{source} is no store path"))?;
             if !known.contains_key(&base) {
-                return Err(format!("{place} ({source}) is not a text: it cannot be shown without building it"));
+                return Err(format!(
+                    "{place} ({source}) is not a text: it cannot be shown without building it"
+                ));
             }
             let renamed = gathering.rename(&base, &mut Vec::new())?;
             places.insert(place.clone(), source.replace(&base, &renamed));
@@ -102,7 +122,8 @@ impl Snapshot {
 
     /// Reads one from its folder.
     pub(crate) fn load(folder: &Path) -> Outcome<Self> {
-        let at = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let at =
+            |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let index = folder.join("index.json");
         let text = fs::read_to_string(&index).map_err(|error| at(&index, &error))?;
         let value: Value = serde_json::from_str(&text).map_err(|error| at(&index, &error))?;
@@ -113,19 +134,40 @@ impl Snapshot {
             ..Self::default()
         };
         for (place, source) in value["files"].as_object().into_iter().flatten() {
-            snapshot.files.insert(place.clone(), source.as_str().unwrap_or_default().to_owned());
+            snapshot.files.insert(
+                place.clone(),
+                source.as_str().unwrap_or_default().to_owned(),
+            );
         }
         for package in value["packages"].as_array().into_iter().flatten() {
-            snapshot.packages.insert(package.as_str().unwrap_or_default().to_owned());
+            snapshot
+                .packages
+                .insert(package.as_str().unwrap_or_default().to_owned());
         }
         for path in walk(&folder.join("store"))? {
-            let relative = path.strip_prefix(folder.join("store")).map_err(|error| at(&path, &error))?;
+            let relative = path
+                .strip_prefix(folder.join("store"))
+                .map_err(|error| at(&path, &error))?;
             let mut parts = relative.to_string_lossy().into_owned();
-            let destination = parts.find('/').map(|slash| parts.split_off(slash)).unwrap_or_default();
+            let destination = parts
+                .find('/')
+                .map(|slash| parts.split_off(slash))
+                .unwrap_or_default();
             let content = fs::read_to_string(&path).map_err(|error| at(&path, &error))?;
-            let executable =
-                fs::metadata(&path).map_err(|error| at(&path, &error))?.permissions().mode() & 0o111 != 0;
-            snapshot.texts.insert(format!("{STORE}{parts}"), Text { content, destination, executable });
+            let executable = fs::metadata(&path)
+                .map_err(|error| at(&path, &error))?
+                .permissions()
+                .mode()
+                & 0o111
+                != 0;
+            snapshot.texts.insert(
+                format!("{STORE}{parts}"),
+                Text {
+                    content,
+                    destination,
+                    executable,
+                },
+            );
         }
         Ok(snapshot)
     }
@@ -140,7 +182,9 @@ impl Snapshot {
             fs::remove_dir_all(folder).map_err(at(folder))?;
         }
         for (path, text) in &self.texts {
-            let target = folder.join("store").join(path.trim_start_matches(STORE).to_owned() + &text.destination);
+            let target = folder
+                .join("store")
+                .join(path.trim_start_matches(STORE).to_owned() + &text.destination);
             if let Some(parent) = target.parent() {
                 fs::create_dir_all(parent).map_err(at(parent))?;
             }
@@ -160,13 +204,20 @@ impl Snapshot {
     /// What differs from another, for people: `self` is what is kept, `other` what is now.
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let mut found = Vec::new();
-        for place in self.files.keys().chain(other.files.keys()).collect::<BTreeSet<_>>() {
+        for place in self
+            .files
+            .keys()
+            .chain(other.files.keys())
+            .collect::<BTreeSet<_>>()
+        {
             let (before, now) = (self.content(place), other.content(place));
             if before != now || self.files.get(place) != other.files.get(place) {
                 found.push(format!("/{place}{}", first_difference(before, now)));
             }
         }
-        if (&self.starts, &self.users, &self.tmpfiles) != (&other.starts, &other.users, &other.tmpfiles) {
+        if (&self.starts, &self.users, &self.tmpfiles)
+            != (&other.starts, &other.users, &other.tmpfiles)
+        {
             found.push("what starts units, users or tmpfiles' lines".to_owned());
         }
         for package in self.packages.symmetric_difference(&other.packages) {
@@ -191,7 +242,10 @@ fn first_difference(before: Option<&str>, now: Option<&str>) -> String {
             .lines()
             .zip(now.lines())
             .find(|(before, now)| before != now)
-            .map_or_else(|| " (what it refers to)".to_owned(), |(before, now)| format!("\n    - {before}\n    + {now}")),
+            .map_or_else(
+                || " (what it refers to)".to_owned(),
+                |(before, now)| format!("\n    - {before}\n    + {now}"),
+            ),
     }
 }
 
@@ -205,23 +259,40 @@ fn outputs(derivations: &Value) -> BTreeMap<String, Text> {
         } else {
             &derivation["env"]
         };
-        let Some(content) = environment["text"].as_str() else { continue };
-        let Some(out) = derivation["outputs"]["out"]["path"].as_str().or(derivation["env"]["out"].as_str()) else {
+        let Some(content) = environment["text"].as_str() else {
             continue;
         };
-        let out = if out.starts_with('/') { out.to_owned() } else { format!("{STORE}{out}") };
-        let unit = environment["name"].as_str().filter(|_| out.contains("-unit-")).map(|name| {
-            // systemd's units: a folder with the unit in it.
-            format!("/{}", name.trim_start_matches("unit-"))
-        });
-        let destination = environment["destination"].as_str().filter(|to| !to.is_empty()).map(str::to_owned);
+        let Some(out) = derivation["outputs"]["out"]["path"]
+            .as_str()
+            .or(derivation["env"]["out"].as_str())
+        else {
+            continue;
+        };
+        let out = if out.starts_with('/') {
+            out.to_owned()
+        } else {
+            format!("{STORE}{out}")
+        };
+        let unit = environment["name"]
+            .as_str()
+            .filter(|_| out.contains("-unit-"))
+            .map(|name| {
+                // systemd's units: a folder with the unit in it.
+                format!("/{}", name.trim_start_matches("unit-"))
+            });
+        let destination = environment["destination"]
+            .as_str()
+            .filter(|to| !to.is_empty())
+            .map(str::to_owned);
         texts.insert(
             out,
             Text {
                 content: content.to_owned(),
                 destination: destination.or(unit).unwrap_or_default(),
                 executable: matches!(&environment["executable"], Value::Bool(true))
-                    || environment["executable"].as_str().is_some_and(|flag| !flag.is_empty()),
+                    || environment["executable"]
+                        .as_str()
+                        .is_some_and(|flag| !flag.is_empty()),
             },
         );
     }
@@ -293,7 +364,10 @@ mod tests {
     #[test]
     fn references_end_where_names_end() {
         let text = format!("#!{A}/bin/sh\nexec \"{B}\"; /nix/store/ /nix/store/short-x");
-        assert_eq!(references(&text), BTreeSet::from([A.to_owned(), B.to_owned()]));
+        assert_eq!(
+            references(&text),
+            BTreeSet::from([A.to_owned(), B.to_owned()])
+        );
     }
 
     fn derivations(script: &str) -> Value {
@@ -305,12 +379,18 @@ mod tests {
     #[test]
     fn a_text_is_taken_in_with_what_it_refers_to_and_survives_a_round_trip() {
         let rendered = json!({ "files": { "etc/run": B }, "users": {}, "tmpfiles": [] });
-        let snapshot = Snapshot::gather(&rendered, &derivations(&format!("#!{A}/bin/sh\n"))).unwrap();
+        let snapshot =
+            Snapshot::gather(&rendered, &derivations(&format!("#!{A}/bin/sh\n"))).unwrap();
         let zeros = format!("{STORE}{}-bash-5.3", "0".repeat(32));
-        assert_eq!(snapshot.content("etc/run"), Some(format!("#!{zeros}/bin/sh\n").as_str()));
+        assert_eq!(
+            snapshot.content("etc/run"),
+            Some(format!("#!{zeros}/bin/sh\n").as_str())
+        );
         assert_eq!(snapshot.packages, BTreeSet::from([zeros]));
         let folder = tempfile::tempdir().unwrap();
-        snapshot.store(&folder.path().join("box"), "here\n").unwrap();
+        snapshot
+            .store(&folder.path().join("box"), "here\n")
+            .unwrap();
         let again = Snapshot::load(&folder.path().join("box")).unwrap();
         assert_eq!(again, snapshot);
         assert!(snapshot.differences(&again).is_empty());
@@ -321,15 +401,21 @@ mod tests {
         let rendered = json!({ "files": { "etc/run": B }, "users": {}, "tmpfiles": [] });
         let one = Snapshot::gather(&rendered, &derivations(&format!("#!{A}/bin/sh\n"))).unwrap();
         let rebuilt = A.replace("/0123", "/9123");
-        let two = Snapshot::gather(&rendered, &derivations(&format!("#!{rebuilt}/bin/sh\n"))).unwrap();
+        let two =
+            Snapshot::gather(&rendered, &derivations(&format!("#!{rebuilt}/bin/sh\n"))).unwrap();
         assert_eq!(one, two);
-        let three = Snapshot::gather(&rendered, &derivations(&format!("#!{A}/bin/sh\ntrue\n"))).unwrap();
+        let three =
+            Snapshot::gather(&rendered, &derivations(&format!("#!{A}/bin/sh\ntrue\n"))).unwrap();
         assert_eq!(one.differences(&three).len(), 1);
     }
 
     #[test]
     fn what_is_no_text_is_refused() {
         let rendered = json!({ "files": { "etc/run": A }, "users": {}, "tmpfiles": [] });
-        assert!(Snapshot::gather(&rendered, &derivations("")).unwrap_err().contains("not a text"));
+        assert!(
+            Snapshot::gather(&rendered, &derivations(""))
+                .unwrap_err()
+                .contains("not a text")
+        );
     }
 }

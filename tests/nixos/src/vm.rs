@@ -33,7 +33,11 @@ pub(crate) const FAILED: &str = "FAILED";
 const PATIENCE: Duration = Duration::from_secs(1200);
 const DISK_MIB: u32 = 3072;
 /// NixOS-only (it switches generations), or for hardware that is not there.
-const NOT_STARTED: &[&str] = &["tidegate-health.service", "tidegate-backup.timer", "tidegate-factory-reset.service"];
+const NOT_STARTED: &[&str] = &[
+    "tidegate-health.service",
+    "tidegate-backup.timer",
+    "tidegate-factory-reset.service",
+];
 
 #[derive(Debug, Args)]
 pub(crate) struct VmArgs {
@@ -79,10 +83,17 @@ pub(crate) fn run(args: &VmArgs) -> Outcome {
 /// The program as given, or this repository's.
 fn program(given: Option<&Path>, name: &str) -> Outcome<PathBuf> {
     if let Some(path) = given {
-        return path.canonicalize().map_err(|error| format!("{}: {error}", path.display()));
+        return path
+            .canonicalize()
+            .map_err(|error| format!("{}: {error}", path.display()));
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
-    shell(Command::new("cargo").args(["build", "--release", "--package", name]).current_dir(repository()))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| repository().join("target"), PathBuf::from);
+    shell(
+        Command::new("cargo")
+            .args(["build", "--release", "--package", name])
+            .current_dir(repository()),
+    )?;
     Ok(target.join("release").join(name))
 }
 
@@ -90,46 +101,98 @@ fn program(given: Option<&Path>, name: &str) -> Outcome<PathBuf> {
 fn furnish(tree: &Path, snapshot: &Snapshot, daemon: &Path, box_program: &Path) -> Outcome {
     let etc = tree.join("etc");
     // What Debian starts by itself: the rendered units do.
-    for unit in ["nginx.service", "chrony.service", "nftables.service", "e2scrub_reap.service"] {
-        let _ = fs::remove_file(etc.join("systemd/system/multi-user.target.wants").join(unit));
+    for unit in [
+        "nginx.service",
+        "chrony.service",
+        "nftables.service",
+        "e2scrub_reap.service",
+    ] {
+        let _ = fs::remove_file(
+            etc.join("systemd/system/multi-user.target.wants")
+                .join(unit),
+        );
         let _ = fs::remove_file(etc.join("systemd/system/sysinit.target.wants").join(unit));
     }
-    for timer in ["apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"] {
+    for timer in [
+        "apt-daily.timer",
+        "apt-daily-upgrade.timer",
+        "dpkg-db-backup.timer",
+        "e2scrub_all.timer",
+        "fstrim.timer",
+    ] {
         let _ = fs::remove_file(etc.join("systemd/system/timers.target.wants").join(timer));
     }
     install(snapshot, tree)?;
     for (folder, programs) in [(DAEMON, daemon), (BOX, box_program)] {
-        let name = programs.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = programs
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         copy(programs, &below(tree, folder).join(name))?;
     }
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     copy(&own, &tree.join("opt/nixos-checks"))?;
     for folder in ["usr/bin", "usr/sbin"] {
-        let entries = fs::read_dir(tree.join(folder)).map_err(|error| format!("{folder}: {error}"))?;
+        let entries =
+            fs::read_dir(tree.join(folder)).map_err(|error| format!("{folder}: {error}"))?;
         for entry in entries.flatten() {
-            link(&Path::new("/").join(folder).join(entry.file_name()), &below(tree, PROGRAMS).join(entry.file_name()))?;
+            link(
+                &Path::new("/").join(folder).join(entry.file_name()),
+                &below(tree, PROGRAMS).join(entry.file_name()),
+            )?;
         }
     }
     users(tree, &snapshot.users)?;
-    let lines: Vec<&str> = snapshot.tmpfiles.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    write(&etc.join("tmpfiles.d/box.conf"), lines.join("\n") + "\n", 0o644)?;
+    let lines: Vec<&str> = snapshot
+        .tmpfiles
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    write(
+        &etc.join("tmpfiles.d/box.conf"),
+        lines.join("\n") + "\n",
+        0o644,
+    )?;
     for (unit, by) in snapshot.starts.as_object().into_iter().flatten() {
         if NOT_STARTED.contains(&unit.as_str()) {
             continue;
         }
         for (kind, folder) in [("wantedBy", "wants"), ("requiredBy", "requires")] {
-            for target in by[kind].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            for target in by[kind]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+            {
                 enable(tree, unit, &format!("{target}.{folder}"))?;
             }
         }
     }
     for unit in ["systemd-networkd.service", "systemd-resolved.service"] {
-        link(&Path::new("/usr/lib/systemd/system").join(unit), &etc.join("systemd/system/multi-user.target.wants").join(unit))?;
+        link(
+            &Path::new("/usr/lib/systemd/system").join(unit),
+            &etc.join("systemd/system/multi-user.target.wants")
+                .join(unit),
+        )?;
     }
-    link(Path::new("/run/systemd/resolve/stub-resolv.conf"), &etc.join("resolv.conf"))?;
+    link(
+        Path::new("/run/systemd/resolve/stub-resolv.conf"),
+        &etc.join("resolv.conf"),
+    )?;
     write(&etc.join("hostname"), "gateway\n", 0o644)?;
-    write(&etc.join("hosts"), "127.0.0.1 localhost\n10.93.0.1 gateway gateway.local\n", 0o644)?;
-    write(&tree.join("var/lib/secrets/backend-token"), "the-backend-knows-this\n", 0o600)?;
+    write(
+        &etc.join("hosts"),
+        "127.0.0.1 localhost\n10.93.0.1 gateway gateway.local\n",
+        0o644,
+    )?;
+    write(
+        &tree.join("var/lib/secrets/backend-token"),
+        "the-backend-knows-this\n",
+        0o600,
+    )?;
     for (unit, text) in TEST_UNITS {
         write(&etc.join("systemd/system").join(unit), text, 0o644)?;
         enable(tree, unit, "multi-user.target.wants")?;
@@ -138,7 +201,10 @@ fn furnish(tree: &Path, snapshot: &Snapshot, daemon: &Path, box_program: &Path) 
 }
 
 fn enable(tree: &Path, unit: &str, folder: &str) -> Outcome {
-    link(&Path::new("/etc/systemd/system").join(unit), &tree.join("etc/systemd/system").join(folder).join(unit))
+    link(
+        &Path::new("/etc/systemd/system").join(unit),
+        &tree.join("etc/systemd/system").join(folder).join(unit),
+    )
 }
 
 fn copy(from: &Path, to: &Path) -> Outcome {
@@ -168,11 +234,16 @@ const TEST_UNITS: &[(&str, &str)] = &[
 /// Adds users and groups as the configuration declares them; numbers it leaves open are given here.
 fn users(tree: &Path, users: &Value) -> Outcome {
     let (passwd, group) = (tree.join("etc/passwd"), tree.join("etc/group"));
-    let read = |path: &Path| fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
+    let read = |path: &Path| {
+        fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+    };
     let (mut users_text, mut groups_text) = (read(&passwd)?, read(&group)?);
     for (number, (name, user)) in users.as_object().into_iter().flatten().enumerate() {
         let id = user["uid"].as_u64().unwrap_or(980 - number as u64);
-        let (group_name, home) = (user["group"].as_str().unwrap_or(name), user["home"].as_str().unwrap_or("/var/empty"));
+        let (group_name, home) = (
+            user["group"].as_str().unwrap_or(name),
+            user["home"].as_str().unwrap_or("/var/empty"),
+        );
         users_text += &format!("{name}:x:{id}:{id}::{home}:/usr/sbin/nologin\n");
         groups_text += &format!("{group_name}:x:{id}:\n");
     }
@@ -198,14 +269,33 @@ impl Drop for Machine {
 fn boot(kernel: &Path, initrd: &Path, disk: &Path, until: Instant) -> Outcome<End> {
     let console = cache().join("guest-console.log");
     let mut machine = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "2048"])
+        .args([
+            "-accel",
+            "tcg,thread=multi",
+            "-machine",
+            "q35",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "2048",
+        ])
         .args(["-display", "none", "-nodefaults", "-no-reboot"])
-        .arg("-kernel").arg(kernel)
-        .arg("-initrd").arg(initrd)
-        .arg("-append").arg("root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off panic=-1")
-        .arg("-drive").arg(format!("if=virtio,format=raw,cache=writeback,file={}", disk.display()))
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initrd)
+        .arg("-append")
+        .arg("root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off panic=-1")
+        .arg("-drive")
+        .arg(format!(
+            "if=virtio,format=raw,cache=writeback,file={}",
+            disk.display()
+        ))
         .args(["-device", "virtio-rng-pci"])
-        .arg("-serial").arg(format!("file:{}", console.display()))
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
         .args(["-serial", "stdio"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -224,7 +314,10 @@ fn boot(kernel: &Path, initrd: &Path, disk: &Path, until: Instant) -> Outcome<En
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let line = receiver.recv_timeout(left).map_err(|_| {
-            format!("the guest ended or took too long; its console:\n{}", tail(&console, 60))
+            format!(
+                "the guest ended or took too long; its console:\n{}",
+                tail(&console, 60)
+            )
         })?;
         let line = line.trim_end();
         println!("   {line}");
@@ -241,7 +334,11 @@ fn boot(kernel: &Path, initrd: &Path, disk: &Path, until: Instant) -> Outcome<En
 }
 
 fn tail(path: &Path, lines: usize) -> String {
-    let Ok(file) = File::open(path) else { return String::new() };
+    let Ok(file) = File::open(path) else {
+        return String::new();
+    };
     let all: Vec<String> = BufReader::new(file).lines().map_while(Result::ok).collect();
-    all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+    all.get(all.len().saturating_sub(lines)..)
+        .unwrap_or_default()
+        .join("\n")
 }

@@ -25,9 +25,15 @@ pub(crate) struct Device {
 impl Device {
     /// Reads the bundle that `tidegate pki issue device` wrote.
     pub(crate) fn load(id: &str, folder: &Path) -> Outcome<Self> {
-        let secret = fs::read_to_string(folder.join("secret")).map_err(|error| format!("{id}: {error}"))?;
-        let key = SigningKey::new(secret.trim_end().as_bytes()).map_err(|error| format!("{id}: {error}"))?;
-        Ok(Self { id: id.to_owned(), folder: folder.to_owned(), key })
+        let secret =
+            fs::read_to_string(folder.join("secret")).map_err(|error| format!("{id}: {error}"))?;
+        let key = SigningKey::new(secret.trim_end().as_bytes())
+            .map_err(|error| format!("{id}: {error}"))?;
+        Ok(Self {
+            id: id.to_owned(),
+            folder: folder.to_owned(),
+            key,
+        })
     }
 
     /// A signed reading, `age` seconds old.
@@ -49,7 +55,11 @@ impl Device {
     fn mosquitto(&self, program: &str, namespace: &str) -> Command {
         let mut command = inside(namespace, program);
         command.args(["-h", NAME, "-p", "8883", "-q", "1"]);
-        for (option, file) in [("--cafile", "ca.crt"), ("--cert", "device.crt"), ("--key", "device.key")] {
+        for (option, file) in [
+            ("--cafile", "ca.crt"),
+            ("--cert", "device.crt"),
+            ("--key", "device.key"),
+        ] {
             command.arg(option).arg(self.folder.join(file));
         }
         command
@@ -58,13 +68,18 @@ impl Device {
     /// Publishes on one of its topics and waits for the acknowledgement.
     pub(crate) fn publish(&self, channel: &str, message: &str) -> Outcome {
         let topic = format!("device/{}/{channel}", self.id);
-        read(self.mosquitto("mosquitto_pub", "device").args(["-t", &topic, "-m", message])).map(drop)
+        read(
+            self.mosquitto("mosquitto_pub", "device")
+                .args(["-t", &topic, "-m", message]),
+        )
+        .map(drop)
     }
 
     /// Publishes as [`Self::publish`] does, on any topic and from any namespace; whether it went through.
     pub(crate) fn try_publish(&self, namespace: &str, topic: &str, message: &str) -> bool {
         let mut command = self.mosquitto("mosquitto_pub", namespace);
-        output(command.args(["-t", topic, "-m", message])).is_ok_and(|output| output.status.success())
+        output(command.args(["-t", topic, "-m", message]))
+            .is_ok_and(|output| output.status.success())
     }
 
     /// The session that keeps what is for this device while it is away. (A device has one connection:
@@ -87,7 +102,18 @@ impl Device {
     pub(crate) fn exchange(&self, message: &str) -> Outcome<String> {
         let topic = |channel: &str| format!("device/{}/{channel}", self.id);
         let mut command = self.mosquitto("mosquitto_rr", "device");
-        command.args(["-V", "311", "-W", "60", "-t", &topic("data"), "-e", &topic("response"), "-m", message]);
+        command.args([
+            "-V",
+            "311",
+            "-W",
+            "60",
+            "-t",
+            &topic("data"),
+            "-e",
+            &topic("response"),
+            "-m",
+            message,
+        ]);
         read(&mut command)
     }
 
@@ -117,7 +143,11 @@ impl Device {
     pub(crate) fn curl(&self, arguments: &[&str]) -> Outcome<String> {
         let mut command = inside("device", "curl");
         command.args(["--silent", "--show-error", "--max-time", "30"]);
-        for (option, file) in [("--cacert", "ca.crt"), ("--cert", "device.crt"), ("--key", "device.key")] {
+        for (option, file) in [
+            ("--cacert", "ca.crt"),
+            ("--cert", "device.crt"),
+            ("--key", "device.key"),
+        ] {
             command.arg(option).arg(self.folder.join(file));
         }
         read(command.args(arguments))
@@ -139,9 +169,18 @@ impl Drop for Connected {
 }
 
 /// A message of version 2, signed `age` seconds ago.
-pub(crate) fn sign(id: &str, key: &SigningKey, message_id: &str, payload: &str, age: u64) -> Outcome<String> {
+pub(crate) fn sign(
+    id: &str,
+    key: &SigningKey,
+    message_id: &str,
+    payload: &str,
+    age: u64,
+) -> Outcome<String> {
     let mut slots = [0; 256];
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     let wrong = |error: &dyn std::fmt::Display| format!("{id}: {error}");
     let draft = Draft {
         version: Version::V2,
@@ -151,6 +190,8 @@ pub(crate) fn sign(id: &str, key: &SigningKey, message_id: &str, payload: &str, 
         payload: Payload::parse(payload.as_bytes(), &mut slots).map_err(|error| wrong(&error))?,
     };
     let mut buffer = [0; 2048];
-    let length = draft.sign_into(key, Direction::Up, &mut buffer).map_err(|error| wrong(&error))?;
+    let length = draft
+        .sign_into(key, Direction::Up, &mut buffer)
+        .map_err(|error| wrong(&error))?;
     Ok(String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned())
 }

@@ -25,25 +25,52 @@ pub(crate) type Story = (&'static str, fn() -> Outcome<String>);
 const FIRST_BOOT: &[Story] = &[
     ("every unit of the box is up", story::units_are_up),
     ("the gateway's unit is sandboxed", story::sandboxed),
-    ("the screen says how to reach the box, and no log does", story::welcome),
-    ("telemetry reaches the backend and the reply the device", story::telemetry),
-    ("forged, stale, repeated and foreign messages are refused", story::rejections),
+    (
+        "the screen says how to reach the box, and no log does",
+        story::welcome,
+    ),
+    (
+        "telemetry reaches the backend and the reply the device",
+        story::telemetry,
+    ),
+    (
+        "forged, stale, repeated and foreign messages are refused",
+        story::rejections,
+    ),
     ("a command reaches the device, signed", story::command),
     ("the firewall holds from every side", story::firewall),
     ("the box keeps time and serves it to devices", story::time),
-    ("firmware comes in ranges, to devices alone", story::update_server),
+    (
+        "firmware comes in ranges, to devices alone",
+        story::update_server,
+    ),
     ("the journal has fields", story::journal),
-    ("a changed device list is taken up without a restart", story::device_list),
-    ("a revoked device is out at once, everywhere", story::revocation),
+    (
+        "a changed device list is taken up without a restart",
+        story::device_list,
+    ),
+    (
+        "a revoked device is out at once, everywhere",
+        story::revocation,
+    ),
     ("a restart loses nothing", story::restart),
-    ("a hung gateway is restarted by the watchdog", story::watchdog),
-    ("what the backend is owed waits on the disk", story::before_power_cut),
+    (
+        "a hung gateway is restarted by the watchdog",
+        story::watchdog,
+    ),
+    (
+        "what the backend is owed waits on the disk",
+        story::before_power_cut,
+    ),
 ];
 
 /// After it.
 const SECOND_BOOT: &[Story] = &[
     ("every unit of the box is up again", story::units_are_up),
-    ("what was acknowledged before the power went is delivered", story::after_power_cut),
+    (
+        "what was acknowledged before the power went is delivered",
+        story::after_power_cut,
+    ),
 ];
 
 /// The command `guest flow`.
@@ -96,13 +123,41 @@ fn tell(stories: &[Story]) -> Outcome {
         return Ok(());
     }
     let mut log = String::new();
-    for unit in ["tidegate", "tidegate-welcome", "tidegate-tls", "nginx", "chronyd", "nftables", "testbed-around"] {
-        let last = ["--no-pager", "--lines=12", "--output=short-monotonic", "--unit", unit];
+    for unit in [
+        "tidegate",
+        "tidegate-welcome",
+        "tidegate-tls",
+        "nginx",
+        "chronyd",
+        "nftables",
+        "testbed-around",
+    ] {
+        let last = [
+            "--no-pager",
+            "--lines=12",
+            "--output=short-monotonic",
+            "--unit",
+            unit,
+        ];
         log += &read(Command::new("journalctl").args(last)).unwrap_or_default();
     }
-    let first = read(Command::new("journalctl").args(["--no-pager", "--output=short-monotonic", "--unit=tidegate"]));
-    log += &first.unwrap_or_default().lines().take(25).collect::<Vec<_>>().join("\n");
-    Err(format!("{} of {} stories failed\n{}", failed.len(), stories.len(), log))
+    let first = read(Command::new("journalctl").args([
+        "--no-pager",
+        "--output=short-monotonic",
+        "--unit=tidegate",
+    ]));
+    log += &first
+        .unwrap_or_default()
+        .lines()
+        .take(25)
+        .collect::<Vec<_>>()
+        .join("\n");
+    Err(format!(
+        "{} of {} stories failed\n{}",
+        failed.len(),
+        stories.len(),
+        log
+    ))
 }
 
 /// One line to the host.

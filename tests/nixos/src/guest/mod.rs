@@ -15,7 +15,7 @@ pub(crate) use device::sign;
 
 use crate::Outcome;
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Copy, Debug, Subcommand)]
 pub(crate) enum GuestCommand {
     /// Make the namespaces and the cables between them
     Network,

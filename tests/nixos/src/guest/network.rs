@@ -31,7 +31,9 @@ pub(crate) fn make() -> Outcome {
         ip(command)?;
     }
     for (name, address) in [("device", DEVICE), ("attacker", ATTACKER)] {
-        ip(&format!("-n lan link add {name}0 type veth peer name net0 netns {name}"))?;
+        ip(&format!(
+            "-n lan link add {name}0 type veth peer name net0 netns {name}"
+        ))?;
         ip(&format!("-n lan link set {name}0 master bridge up"))?;
         ip(&format!("-n {name} link set lo up"))?;
         ip(&format!("-n {name} link set net0 up"))?;

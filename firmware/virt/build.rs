@@ -1,0 +1,12 @@
+//! The linker scripts: memory of this board, then riscv-rt's, then what must fit.
+
+fn main() {
+    let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    println!("cargo:rustc-link-search={here}");
+    for script in ["memory.x", "link.x", "budget.x"] {
+        println!("cargo:rustc-link-arg-bins=-T{script}");
+    }
+    println!("cargo:rerun-if-changed=memory.x");
+    println!("cargo:rerun-if-changed=budget.x");
+    println!("cargo:rerun-if-changed=build.rs");
+}
