@@ -49,10 +49,6 @@
           inherit (pkgs)
             tidegate
             tidegate-box
-            tidegate-firmware-esp32
-            tidegate-firmware-esp32c3
-            tidegate-firmware-esp32c6
-            tidegate-firmware-esp32s3
             ;
           default = pkgs.tidegate;
           tidegate-aarch64 = pkgs.pkgsCross.aarch64-multiplatform.tidegate;

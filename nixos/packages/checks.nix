@@ -35,7 +35,9 @@ in
   fmt = cargo "fmt" [ pkgs.rustfmt ] "cargo fmt --all --check";
   deny = cargo "deny" [ pkgs.cargo-deny ] "cargo deny --offline check bans licenses sources";
   nixfmt = lint "nixfmt" [ pkgs.nixfmt ] "nixfmt --check $(find flake.nix nixos -name '*.nix')";
-  statix = lint "statix" [ pkgs.statix ] "statix check .";
+  statix =
+    lint "statix" [ pkgs.statix ]
+      "statix check --config nixos/statix.toml nixos && statix check --config nixos/statix.toml flake.nix";
   deadnix = lint "deadnix" [ pkgs.deadnix ] "deadnix --fail flake.nix nixos";
   actionlint = lint "actionlint" [ pkgs.actionlint ] "actionlint .github/workflows/*.yml";
   mistakes =

@@ -70,7 +70,12 @@ stdenv.mkDerivation {
     runHook postInstall
   '';
 
-  passthru = { inherit releases; };
+  passthru = {
+    inherit releases;
+    # What buildRustPackage asks of a compiler. Its own targets are no platforms of nixpkgs.
+    targetPlatforms = lib.platforms.all;
+    badTargetPlatforms = [ ];
+  };
 
   meta = {
     description = "Rust and GCC for Espressif's Xtensa chips";

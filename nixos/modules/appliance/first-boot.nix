@@ -78,12 +78,12 @@ in
             "--host ${config.networking.hostName}.local"
             "--dir /var/lib/tidegate-box"
           ]
-          ++ lib.optional (config.services.tidegate.settings.api.address != null) (
-            "--api-port ${lib.last (lib.splitString ":" config.services.tidegate.settings.api.address)}"
-          )
-          ++ lib.optional (appliance.accessPoint.enable && appliance.accessPoint.passphraseFile == null) (
-            "--ssid ${lib.escapeShellArg appliance.accessPoint.ssid}"
-          )
+          ++ lib.optional (
+            config.services.tidegate.settings.api.address != null
+          ) "--api-port ${lib.last (lib.splitString ":" config.services.tidegate.settings.api.address)}"
+          ++ lib.optional (
+            appliance.accessPoint.enable && appliance.accessPoint.passphraseFile == null
+          ) "--ssid ${lib.escapeShellArg appliance.accessPoint.ssid}"
         );
         # Screens that are already lit show it too.
         ExecStartPost = "-${config.systemd.package}/bin/systemctl try-restart --no-block getty@tty1.service";

@@ -36,9 +36,9 @@ let
       present = filterAttrs (_: v: v != null) set;
       lines = mapAttrsToList (n: v: "${key n} = ${value v}") (filterAttrs (_: v: !isAttrs v) present);
       tables = mapAttrsToList (n: table (path ++ [ n ])) (filterAttrs (_: isAttrs) present);
-      header = optional (path != [ ] && (lines != [ ] || tables == [ ])) (
-        "[${concatMapStringsSep "." key path}]"
-      );
+      header =
+        optional (path != [ ] && (lines != [ ] || tables == [ ]))
+          "[${concatMapStringsSep "." key path}]";
       own = concatStringsSep "\n" (header ++ lines);
     in
     concatStringsSep "\n\n" (optional (own != "") own ++ tables);
