@@ -3,7 +3,7 @@
 
 use std::{env, fs, path::Path, process::Command};
 
-use crate::sh;
+use crate::{Failure, sh};
 
 const FOLDER: &str = "tests/fuzz/libfuzzer";
 /// For each target, unless `TIDEGATE_FUZZ_SECONDS` says otherwise: enough to notice what a change broke.
@@ -16,7 +16,7 @@ const LARGE: [&str; 2] = ["certificate_identity", "config"];
 ///
 /// # Errors
 /// The first target for which something does not hold; libFuzzer names the file with the input.
-pub(crate) fn short() -> Result<(), String> {
+pub(crate) fn short() -> Result<(), Failure> {
     sh("cargo", &["test", "--quiet", "--package", "fuzz"])?;
     if let Some(missing) = missing() {
         println!("!!! ONLY REPLAYED: the coverage-guided part did not run, because {missing}");

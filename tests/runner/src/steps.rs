@@ -1,6 +1,6 @@
 //! The steps, in the order in which they run: cheap ones first.
 
-use crate::{fuzz, install, sh, sh_env};
+use crate::{Failure, fuzz, install, sh, sh_env};
 
 /// A device that was cut off sometimes delivers readings from RAM before those in flash, or loses the
 /// latter; the cause is not found yet.
@@ -10,7 +10,7 @@ const OUT_OF_ORDER: &str = "readings_of_an_outage_arrive_later_in_order_and_none
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
-    pub(crate) run: fn() -> Result<(), String>,
+    pub(crate) run: fn() -> Result<(), Failure>,
 }
 
 pub(crate) const STEPS: &[Step] = &[
@@ -90,6 +90,9 @@ pub(crate) const STEPS: &[Step] = &[
                     "--workspace",
                     "--all-features",
                     "--no-fail-fast",
+                    "--cargo-quiet",
+                    "--status-level=slow",
+                    "--failure-output=final",
                 ],
                 &[("TIDEGATE_TEST_PYTHON", &python.to_string_lossy())],
             )
