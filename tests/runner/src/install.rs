@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::{Failure, fuzz, sh};
+use crate::{Failure, sh};
 
 /// Debian packages by the program that shows they are there.
 const PACKAGES: [(&str, &str); 6] = [
@@ -30,11 +30,7 @@ pub(crate) fn everything() -> Result<(), Failure> {
     python()?;
     cargo_tool("cargo-nextest", "0.9.143")?;
     cargo_tool("cargo-deny", "0.20.2")?;
-    if fuzz::has_nightly() {
-        cargo_tool("cargo-fuzz", "0.13.2")
-    } else {
-        Ok(())
-    }
+    cargo_tool("cargo-fuzz", "0.13.2")
 }
 
 fn debian() -> Result<(), Failure> {
