@@ -3,7 +3,7 @@
 
 use std::{env, fs, path::Path};
 
-use crate::{Failure, sh};
+use crate::{Failure, remark, sh};
 
 const FOLDER: &str = "tests/fuzz/libfuzzer";
 /// For each target, unless `TIDEGATE_FUZZ_SECONDS` says otherwise: enough to notice what a change broke.
@@ -22,7 +22,9 @@ pub(crate) fn short() -> Result<(), Failure> {
     let all = env::var_os("TIDEGATE_FUZZ_ALL").is_some();
     for target in targets()? {
         if !all && LARGE.contains(&target.as_str()) {
-            println!("!!! ONLY REPLAYED: {target}; TIDEGATE_FUZZ_ALL=1 explores it as well");
+            remark(&format!(
+                "fuzz target {target} was only replayed; TIDEGATE_FUZZ_ALL=1 explores it as well"
+            ));
             continue;
         }
         let found = format!("target/fuzz/{target}");

@@ -8,10 +8,11 @@ mod install;
 mod steps;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     env,
     io::{self, BufRead as _, BufReader},
     process::{Command, ExitCode},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -74,6 +75,13 @@ fn run(steps: &[&Step]) -> ExitCode {
         }
     }
     println!();
+    for text in REMARKS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .iter()
+    {
+        println!("!!! {text}");
+    }
     for step in &done {
         let outcome = step
             .failed
@@ -128,6 +136,10 @@ fn sh_env(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Resu
     for text in BufReader::new(reader).split(b'\n') {
         let text = String::from_utf8_lossy(&text.map_err(failed)?).into_owned();
         println!("{text}");
+        // What nextest saw fail before it passed.
+        if text.trim_start().starts_with("FLAKY ") {
+            remark(text.trim());
+        }
         if last.len() == LAST_LINES {
             last.pop_front();
         }
@@ -142,6 +154,18 @@ fn sh_env(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Resu
             last: last.into(),
         })
     }
+}
+
+/// What everybody should know who only reads the closing lines: what did not run, what passed at the second try.
+static REMARKS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Shown now, and again before the closing lines.
+fn remark(text: &str) {
+    println!("!!! {text}");
+    REMARKS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(text.to_owned());
 }
 
 /// Why a step failed.
