@@ -87,6 +87,7 @@ pub(crate) const STEPS: &[Step] = &[
                 &[
                     "nextest",
                     "run",
+                    "--config-file=tests/nextest.toml",
                     "--workspace",
                     "--all-features",
                     "--no-fail-fast",
