@@ -1,10 +1,6 @@
 //! The steps, in the order in which they run: cheap ones first.
 
-use crate::{Failure, fuzz, install, remark, sh, sh_env};
-
-/// A device that was cut off sometimes delivers readings from RAM before those in flash, or loses the
-/// latter; the cause is not found yet.
-const OUT_OF_ORDER: &str = "readings_of_an_outage_arrive_later_in_order_and_none_is_missing";
+use crate::{Failure, fuzz, install, sh, sh_env};
 
 /// One thing that is checked.
 pub(crate) struct Step {
@@ -124,22 +120,7 @@ pub(crate) const STEPS: &[Step] = &[
                     "warnings",
                 ],
             )?;
-            remark(&format!(
-                "known failure, not run: {OUT_OF_ORDER}: it fails now and then, see firmware/README.md"
-            ));
-            let others = format!("not test({OUT_OF_ORDER})");
-            sh(
-                "cargo",
-                &[
-                    "nextest",
-                    "run",
-                    AT[0],
-                    AT[1],
-                    "--no-fail-fast",
-                    "-E",
-                    &others,
-                ],
-            )?;
+            sh("cargo", &["nextest", "run", AT[0], AT[1], "--no-fail-fast"])?;
             let chip = "riscv32imc-unknown-none-elf";
             sh(
                 "cargo",
