@@ -1,6 +1,6 @@
 //! The steps, in the order in which they run: cheap ones first.
 
-use crate::{fuzz, install, sh, sh_env};
+use crate::{fuzz, install, nix, sh, sh_env};
 
 /// A device that was cut off sometimes delivers readings from RAM before those in flash, or loses the
 /// latter; the cause is not found yet.
@@ -148,6 +148,21 @@ pub(crate) const STEPS: &[Step] = &[
                 ],
             )
         },
+    },
+    Step {
+        name: "nix",
+        what: "the box's Nix files, its lock, workflows and snapshots; with NIXPKGS, evaluated",
+        run: nix::files,
+    },
+    Step {
+        name: "appliance",
+        what: "the box's rendered files and the real daemon in a Debian machine: every story, and a power cut",
+        run: nix::appliance,
+    },
+    Step {
+        name: "aarch64",
+        what: "the daemon for the Pi: cross-built, and a message through it under qemu-user",
+        run: nix::aarch64,
     },
     Step {
         name: "doc",
