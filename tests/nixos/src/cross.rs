@@ -3,11 +3,12 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tidegate_wire::SigningKey;
@@ -21,7 +22,6 @@ use crate::{
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 /// Where Debian keeps the libraries of the other architecture.
 const SYSROOT: &str = "/usr/aarch64-linux-gnu";
-const PORT: &str = "18883";
 /// Making keys under an emulator takes its time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -61,6 +61,8 @@ pub(crate) fn run() -> Outcome {
     shell(
         Command::new("cargo")
             .args(["build", "--target", TARGET, "--package", "tidegate"])
+            // Nobody debugs it here, and half of the time goes into that.
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
             .env(
                 "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER",
                 "aarch64-linux-gnu-gcc",
@@ -85,10 +87,12 @@ fn flow(program: &Path) -> Outcome {
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let config = folder.join("tidegate.toml");
+    let [port, api_port] = free_ports()?;
     let text = format!(
-        "state_dir = {:?}\n[pki]\nhosts = [\"localhost\"]\n[api]\naddress = \"127.0.0.1:18443\"\n[listeners.devices]\naddress = \"127.0.0.1:{PORT}\"\n[devices.pi]\nsigning = \"v2\"\n",
+        "state_dir = {:?}\n[pki]\nhosts = [\"localhost\"]\n[api]\naddress = \"127.0.0.1:{api_port}\"\n[listeners.devices]\naddress = \"127.0.0.1:{port}\"\n[devices.pi]\nsigning = \"v2\"\n",
         folder.join("state")
     );
+    let port = port.to_string();
     fs::write(&config, text).map_err(|error| error.to_string())?;
     let tidegate = || {
         let mut command = Command::new("qemu-aarch64");
@@ -116,7 +120,10 @@ fn flow(program: &Path) -> Outcome {
             let _ = sender.send(line);
         }
     });
-    wait_for_port()?;
+    wait_for(&port).map_err(|why| {
+        let said: Vec<String> = receiver.try_iter().collect();
+        format!("{why}\n{}", said.join("\n"))
+    })?;
     let bundle = folder.join("bundle");
     read(
         tidegate()
@@ -129,7 +136,7 @@ fn flow(program: &Path) -> Outcome {
             "-h",
             "localhost",
             "-p",
-            PORT,
+            &port,
             "-q",
             "1",
             "-t",
@@ -173,16 +180,28 @@ fn flow(program: &Path) -> Outcome {
     Err(format!("no refusal in the log:\n{}", lines.join("\n")))
 }
 
-fn wait_for_port() -> Outcome {
-    let started = std::time::Instant::now();
+/// Ports of the loopback interface that nobody has now.
+fn free_ports() -> Outcome<[u16; 2]> {
+    let bind = || TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string());
+    let port = |listener: &TcpListener| {
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        Ok::<_, String>(address.port())
+    };
+    // Both are held until both are known.
+    let (one, other) = (bind()?, bind()?);
+    Ok([port(&one)?, port(&other)?])
+}
+
+fn wait_for(port: &str) -> Outcome {
+    let started = Instant::now();
     while started.elapsed() < PATIENCE {
-        if std::net::TcpStream::connect(format!("127.0.0.1:{PORT}")).is_ok() {
+        if TcpStream::connect(format!("127.0.0.1:{port}")).is_ok() {
             return Ok(());
         }
         thread::sleep(Duration::from_millis(200));
     }
     Err(format!(
-        "nobody listens on port {PORT} within {} s",
+        "nobody listens on port {port} within {} s",
         PATIENCE.as_secs()
     ))
 }

@@ -1,4 +1,4 @@
-//! Debian sid in folders: one to run Nix in, one to boot.
+//! Debian in folders: one to run Nix in, one to boot.
 
 use std::{
     fs,
@@ -39,24 +39,32 @@ const GUEST: &[&str] = &[
     "zstd",
 ];
 
+/// The guest's Debian: a stable one, so that a run tomorrow boots what a run today did. Its systemd (257),
+/// nginx (1.26) and chrony (4.6) know every directive of the rendered files.
+const GUEST_SUITE: &str = "trixie";
+/// Nix is young enough only here.
+const NIX_SUITE: &str = "sid";
+
 /// The tree of the machine that boots.
 pub(crate) fn guest() -> Outcome<PathBuf> {
-    root("sid-guest", GUEST)
+    root("guest", GUEST_SUITE, GUEST)
 }
 
 /// A tree with Nix in it, ready to be run by chroot.
 pub(crate) fn with_nix() -> Outcome<PathBuf> {
-    let root = root("sid-nix", &["nix-bin", "git", "ca-certificates"])?;
+    let root = root("sid-nix", NIX_SUITE, &["nix-bin", "git", "ca-certificates"])?;
     bind(Path::new("/proc"), &root.join("proc"))?;
     bind(Path::new("/dev"), &root.join("dev"))?;
     Ok(root)
 }
 
-/// A tree made by debootstrap, with packages. Made once; a half-made one is made anew.
-fn root(name: &str, packages: &[&str]) -> Outcome<PathBuf> {
+/// A tree made by debootstrap, with packages. Made once for one suite and list of packages; one that is
+/// half-made, or made for others, is made anew.
+fn root(name: &str, suite: &str, packages: &[&str]) -> Outcome<PathBuf> {
     let root = cache().join(name);
     let ready = root.join(".ready");
-    if ready.exists() {
+    let key = format!("{suite}: {}\n", packages.join(" "));
+    if fs::read_to_string(&ready).is_ok_and(|made| made == key) {
         return Ok(root);
     }
     need(&["debootstrap"], &["debootstrap"])?;
@@ -66,7 +74,7 @@ fn root(name: &str, packages: &[&str]) -> Outcome<PathBuf> {
     }
     fs::create_dir_all(cache()).map_err(|error| format!("{}: {error}", cache().display()))?;
     run(Command::new("debootstrap")
-        .args(["--variant=minbase", "sid"])
+        .args(["--variant=minbase", suite])
         .arg(&root))?;
     // Nothing starts while packages are installed: the services would be this machine's.
     write(
@@ -82,7 +90,7 @@ fn root(name: &str, packages: &[&str]) -> Outcome<PathBuf> {
         .env("DEBIAN_FRONTEND", "noninteractive"));
     unmount(&root)?;
     installed?;
-    fs::write(&ready, "").map_err(|error| format!("{}: {error}", ready.display()))?;
+    fs::write(&ready, key).map_err(|error| format!("{}: {error}", ready.display()))?;
     Ok(root)
 }
 

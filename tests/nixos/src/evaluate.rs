@@ -15,7 +15,6 @@ use crate::{
 /// Derivations beside those `flake check` looks at, that must evaluate.
 const ALSO: &[&str] = &[
     "packages.x86_64-linux.sd-image",
-    "packages.aarch64-linux.sd-image",
     "packages.x86_64-linux.tidegate-aarch64",
     "packages.x86_64-linux.firmware-esp32",
     "packages.x86_64-linux.firmware-esp32s3",
@@ -25,8 +24,12 @@ const ALSO: &[&str] = &[
     "devShells.x86_64-linux.default",
 ];
 
-/// The command `evaluate`.
-pub(crate) fn run_with(nix: &Nix) -> Outcome {
+/// What `flake check --all-systems` would look at as well. Each is evaluated by a process of its own: one
+/// process for everything takes more memory than most machines have.
+const OTHER_SYSTEM: &[&str] = &["checks.aarch64-linux", "packages.aarch64-linux"];
+
+/// Everything, with a given Nix.
+fn run_with(nix: &Nix) -> Outcome {
     let mut failed = Vec::new();
     let mut timed = |what: &str, done: &mut dyn FnMut() -> Outcome| {
         let started = Instant::now();
@@ -38,8 +41,17 @@ pub(crate) fn run_with(nix: &Nix) -> Outcome {
         }
     };
     timed("flake check --no-build", &mut || shell(&mut nix.check()));
-    for attribute in ALSO {
-        timed(attribute, &mut || {
+    let mut attributes: Vec<String> = ALSO.iter().copied().map(str::to_owned).collect();
+    for set in OTHER_SYSTEM {
+        timed(&format!("names in {set}"), &mut || {
+            let names = nix.json(set, "builtins.attrNames")?;
+            let names = names.as_array().into_iter().flatten();
+            attributes.extend(names.filter_map(|name| Some(format!("{set}.{}", name.as_str()?))));
+            Ok(())
+        });
+    }
+    for attribute in attributes {
+        timed(&attribute, &mut || {
             let mut command =
                 nix.on_flake(&["eval", "--raw"], &format!("{attribute}.drvPath"), &[]);
             let output = output(&mut command)?;
@@ -67,7 +79,7 @@ pub(crate) fn run_with(nix: &Nix) -> Outcome {
 pub(crate) fn run() -> Outcome {
     let Some(nix) = Nix::from_environment()? else {
         println!(
-            "NIXPKGS is not set: evaluation did NOT run. Set it to a nixpkgs tree (and RUST_OVERLAY to one of rust-overlay)."
+            "!!! NOT RUN: evaluation and what must be refused, because NIXPKGS is not set. Set it to a nixpkgs tree (and RUST_OVERLAY to one of rust-overlay)."
         );
         return Ok(());
     };

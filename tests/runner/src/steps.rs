@@ -1,6 +1,6 @@
 //! The steps, in the order in which they run: cheap ones first.
 
-use crate::{Failure, fuzz, install, sh, sh_env};
+use crate::{Failure, fuzz, install, nix, sh, sh_env};
 
 /// One thing that is checked.
 pub(crate) struct Step {
@@ -135,6 +135,21 @@ pub(crate) const STEPS: &[Step] = &[
                 ],
             )
         },
+    },
+    Step {
+        name: "nix",
+        what: "the box's Nix files, its lock, workflows and snapshots; with NIXPKGS, evaluated",
+        run: nix::files,
+    },
+    Step {
+        name: "appliance",
+        what: "the box's rendered files and the real daemon in a Debian machine: every story, and a power cut",
+        run: nix::appliance,
+    },
+    Step {
+        name: "aarch64",
+        what: "the daemon for the Pi: cross-built, and a message through it under qemu-user",
+        run: nix::aarch64,
     },
     Step {
         name: "doc",
