@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use gateway::{Gateway, Link};
 use serde_json::{Value, json};
-use tidegate_host::{Kind, Simulation, Stop, World, simulate};
+use tidegate_host::{Kind, Simulation, Stop, Watcher, World, simulate};
 use tokio::task::LocalSet;
 
 /// Runs a device beside a test.
@@ -34,6 +34,7 @@ async fn with_device(
         buffer_pages: BUFFER_PAGES,
         interval: Some(interval),
         gateway: None,
+        watcher: Watcher::default(),
     };
     let world = World::new();
     // So that every reading is told from every other.
