@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use tidegate_app::credentials::{Wifi, image};
 use tidegate_host::load::{self, Mode, Options};
 use tidegate_host::simulate::BUFFER;
-use tidegate_host::{Bundle, Kind, Simulation};
+use tidegate_host::{Bundle, Kind, Simulation, Watcher};
 
 /// Tidegate devices on this machine.
 #[derive(Debug, Parser)]
@@ -162,6 +162,7 @@ fn live(arguments: Live) -> Result<(), Failure> {
         buffer_pages: BUFFER,
         interval: arguments.interval.map(Duration::from_secs),
         gateway: arguments.gateway,
+        watcher: Watcher::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
