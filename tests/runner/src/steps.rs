@@ -1,6 +1,6 @@
 //! The steps, in the order in which they run: cheap ones first.
 
-use crate::{fuzz, install, sh, sh_env};
+use crate::{firmware, fuzz, install, sh, sh_env};
 
 /// One thing that is checked.
 pub(crate) struct Step {
@@ -98,37 +98,18 @@ pub(crate) const STEPS: &[Step] = &[
     },
     Step {
         name: "firmware",
-        what: "the device's application and the simulated device: no warnings, its tests, and for a chip",
-        run: || {
-            const AT: [&str; 2] = ["--manifest-path", "firmware/Cargo.toml"];
-            sh("cargo", &["fmt", AT[0], AT[1], "--all", "--check"])?;
-            sh(
-                "cargo",
-                &[
-                    "clippy",
-                    AT[0],
-                    AT[1],
-                    "--all-targets",
-                    "--",
-                    "-D",
-                    "warnings",
-                ],
-            )?;
-            sh("cargo", &["nextest", "run", AT[0], AT[1], "--no-fail-fast"])?;
-            let chip = "riscv32imc-unknown-none-elf";
-            sh(
-                "cargo",
-                &[
-                    "check",
-                    AT[0],
-                    AT[1],
-                    "-p",
-                    "tidegate-app",
-                    "--target",
-                    chip,
-                ],
-            )
-        },
+        what: "the device's application and the simulated device: licences, no warnings, tests",
+        run: firmware::software,
+    },
+    Step {
+        name: "boards",
+        what: "the images for ESP32-C3, ESP32-C6 and QEMU: no warnings, and they fit",
+        run: firmware::boards,
+    },
+    Step {
+        name: "virt",
+        what: "the device's image in QEMU against the real gateway",
+        run: firmware::virt,
     },
     Step {
         name: "doc",
