@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tidegate_wire::SigningKey;
 
 use crate::{
@@ -170,9 +171,14 @@ fn flow(program: &Path) -> Outcome {
         lines.push(line);
         if found {
             let status = read(tidegate().args(["--json", "status"]))?;
+            let status: Value = serde_json::from_str(&status)
+                .map_err(|error| format!("status: {error}: {status}"))?;
+            if status["running"] != true {
+                return Err(format!("it does not say that it runs: {status}"));
+            }
             println!(
-                "aarch64 under qemu-user: started, issued, accepted, refused. {}",
-                status.lines().next().unwrap_or_default()
+                "aarch64 under qemu-user: version {} started, issued a bundle, accepted a message, refused a forged one",
+                status["version"].as_str().unwrap_or_default()
             );
             return Ok(());
         }
