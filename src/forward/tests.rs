@@ -34,7 +34,7 @@ fn upstream_config(url: &str, workers: u16) -> config::HttpUpstream {
         client_certificate_file: None,
         client_key_file: None,
         bearer_token_file: None,
-        timeout: Duration::from_secs(1),
+        timeout: Duration::from_secs(30),
         workers,
         retry_min: Duration::from_millis(5),
         retry_max: Duration::from_millis(50),
@@ -101,7 +101,7 @@ impl Running {
 fn until(what: &str, condition: impl Fn() -> bool) {
     let began = Instant::now();
     while !condition() {
-        assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
         thread::sleep(Duration::from_millis(2));
     }
 }

@@ -32,7 +32,7 @@ fn idle_connections_block_nobody() {
     let silent: Vec<_> = (0..10).map(|_| world.dial()).collect();
     let since = Instant::now();
     world.assert_unharmed();
-    assert!(since.elapsed() < Duration::from_secs(5));
+    assert!(since.elapsed() < Duration::from_secs(30));
     drop((idle, silent));
 }
 
@@ -283,13 +283,13 @@ fn bytes_at_random() {
 
 #[test]
 fn half_a_packet_is_waited_for_and_then_not() {
-    let world = World::with("connect_timeout = \"1s\"");
+    let world = World::with("connect_timeout = \"3s\"");
     let whole = Connect::v5("half").bytes();
     let mut raw = world.dial();
     raw.send(&whole[..whole.len() - 1]);
     let since = Instant::now();
     raw.expect_closed();
-    assert!(since.elapsed() < Duration::from_secs(5));
+    assert!(since.elapsed() < Duration::from_secs(30));
     let mut raw = world.dial();
     raw.send(packet(0x10, &[data("MQTT"), vec![5]].concat()));
     assert_eq!(raw.connack().reason, 0x81, "whole, and too short");

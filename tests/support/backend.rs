@@ -155,7 +155,7 @@ impl Backend {
     }
 
     pub fn wait_for(&self, count: usize) -> Vec<Request> {
-        self.wait(Duration::from_secs(20), |requests| requests.len() >= count)
+        self.wait(super::SOON, |requests| requests.len() >= count)
     }
 }
 

@@ -215,9 +215,7 @@ impl Gateway {
     pub fn stop(&mut self) -> ExitStatus {
         self.signal("-TERM");
         let mut child = self.child.take().unwrap();
-        eventually("the gateway to stop", Duration::from_secs(20), || {
-            child.try_wait().unwrap()
-        })
+        eventually("the gateway to stop", SOON, || child.try_wait().unwrap())
     }
 
     /// Runs a subcommand that must succeed; what it printed.

@@ -39,7 +39,7 @@ pub fn eventually<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Opti
     }
 }
 
-pub const SOON: Duration = Duration::from_secs(15);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Seconds since 1970.
 pub fn now() -> u64 {

@@ -126,9 +126,9 @@ impl Client {
         tls: &Arc<ClientConfig>,
         hello: &Hello<'_>,
     ) -> io::Result<(Self, Packet)> {
-        let socket = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        let socket = TcpStream::connect_timeout(&address, super::SOON)?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(Duration::from_secs(15)))?;
+        socket.set_read_timeout(Some(super::SOON))?;
         let name = ServerName::try_from("localhost").unwrap();
         let connection = ClientConnection::new(Arc::clone(tls), name).map_err(io::Error::other)?;
         let stream = StreamOwned::new(connection, socket.try_clone()?);
@@ -139,7 +139,7 @@ impl Client {
     pub fn plain(address: SocketAddr, hello: &Hello<'_>) -> io::Result<(Self, Packet)> {
         let socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(Duration::from_secs(15)))?;
+        socket.set_read_timeout(Some(super::SOON))?;
         Self::introduce(Box::new(socket.try_clone()?), socket, hello)
     }
 

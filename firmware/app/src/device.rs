@@ -20,7 +20,7 @@ use crate::executed::Executed;
 use crate::json::Members;
 use crate::profile::{Actuators, Profile, SensorFault, Sensors};
 use crate::state::{State, StateError, key};
-use crate::telemetry::{Backlog, BacklogError, Item, Moment, Outbox};
+use crate::telemetry::{Backlog, BacklogError, Item, Moment, Outbox, Readings};
 use crate::time::{WallClock, millis};
 use crate::tls::Buffers;
 
@@ -69,7 +69,9 @@ async fn start<B: Board, S: Sensors, A: Actuators>(
 ) -> Result<Ended, Ended> {
     let store = Store::open(parts.credentials).await?;
     let mut state = State::open(parts.state).await?;
-    let backlog = Backlog::open(parts.buffer).await?;
+    let mut start = [0; 4];
+    parts.random.fill(&mut start);
+    let backlog = Backlog::open(parts.buffer, u32::from_le_bytes(start)).await?;
     let mut slots = parts.slots;
 
     let boots = state.number(key::BOOTS).await.unwrap_or(0) + 1;
@@ -90,7 +92,7 @@ async fn start<B: Board, S: Sensors, A: Actuators>(
         wall: Cell::new(wall),
         outbox: RefCell::new(Outbox::default()),
         actuators: RefCell::new(profile.actuators),
-        backlog: Mutex::new(backlog),
+        readings: Mutex::new(Readings::new(backlog)),
         state: Mutex::new(state),
         executed: RefCell::new(executed),
         store: Mutex::new(store),
@@ -130,8 +132,10 @@ async fn start<B: Board, S: Sensors, A: Actuators>(
         device.report_health(),
         device.keep_alive(),
     );
-    match select(running, device.stop()).await {
+    let ended = select(running, device.stop()).await;
+    match ended {
         Either::First(Either4::Second(())) | Either::Second(()) => {
+            device.save().await;
             device.system.restart();
             Ok(Ended::Restart)
         }
@@ -151,7 +155,7 @@ struct Device<B: Board, A> {
     wall: Cell<WallClock>,
     outbox: RefCell<Outbox>,
     actuators: RefCell<A>,
-    backlog: Mutex<NoopRawMutex, Backlog<B::Buffer>>,
+    readings: Mutex<NoopRawMutex, Readings<B::Buffer>>,
     state: Mutex<NoopRawMutex, State<B::Flash>>,
     executed: RefCell<Executed>,
     store: Mutex<NoopRawMutex, Store<B::Flash>>,
@@ -258,29 +262,35 @@ impl<B: Board, A: Actuators> Device<B, A> {
 
     /// Puts a reading where there is room; the oldest give way.
     async fn keep(&self, item: Item) {
-        let oldest = self.outbox.borrow_mut().push(item);
-        self.told.signal(());
-        let Some(oldest) = oldest else { return };
-        // In flash a reading needs its time of day: what was running is lost at a restart.
-        let lost = match oldest.moment.wall(&self.wall.get()) {
-            Some(wall) => {
-                let pushed = self.backlog.lock().await.push(&oldest, wall).await;
-                pushed.unwrap_or_else(|error| {
-                    log::error!("{error}");
-                    1
-                })
-            }
-            None => 1,
-        };
-        if lost > 0 {
-            let total = self.lost.get() + u64::from(lost);
-            self.lost.set(total);
-            let stored = self.state.lock().await.set_number(key::LOST, total).await;
-            if let Err(error) = stored {
-                log::error!("{error}");
-            }
-            log::warn!("buffers are full: {total} readings lost since the last report");
+        let mut readings = self.readings.lock().await;
+        if let Err(error) = readings.keep(item, &self.wall.get()).await {
+            log::error!("{error}");
         }
+        self.told.signal(());
+        self.count_lost(readings.take_lost()).await;
+    }
+
+    /// Readings were lost: it will be told, also after a restart.
+    async fn count_lost(&self, lost: u32) {
+        if lost == 0 {
+            return;
+        }
+        let total = self.lost.get() + u64::from(lost);
+        self.lost.set(total);
+        let stored = self.state.lock().await.set_number(key::LOST, total).await;
+        if let Err(error) = stored {
+            log::error!("{error}");
+        }
+        log::warn!("buffers are full: {total} readings lost since the last report");
+    }
+
+    /// Before a restart: what is in RAM goes to flash.
+    async fn save(&self) {
+        let mut readings = self.readings.lock().await;
+        if let Err(error) = readings.flush(&self.wall.get()).await {
+            log::error!("{error}");
+        }
+        self.count_lost(readings.take_lost()).await;
     }
 
     /// Notes an event, to be sent as soon as possible.
@@ -311,6 +321,10 @@ impl<B: Board, A: Actuators> Device<B, A> {
         }
         if let Some(dbm) = self.network.rssi() {
             m.integer("rssi", dbm.into())?;
+        }
+        let dropped = self.outbox.borrow().dropped_events();
+        if dropped > 0 {
+            m.integer("dropped_events", dropped.into())?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::vec;
 use std::vec::Vec;
 
+use embassy_futures::yield_now;
 use embedded_storage_async::nor_flash::{
     ErrorType, MultiwriteNorFlash, NorFlash, NorFlashError, NorFlashErrorKind, ReadNorFlash,
 };
@@ -29,6 +30,10 @@ struct Inner {
     quarters: usize,
     operations: usize,
     multiwrite: bool,
+    /// Others get their turn before and after each operation.
+    slow: bool,
+    /// Nothing can be read.
+    deaf: bool,
 }
 
 /// The power is off.
@@ -50,6 +55,8 @@ impl MemoryFlash {
             quarters: 0,
             operations: 0,
             multiwrite: false,
+            slow: false,
+            deaf: false,
         })))
     }
 
@@ -58,6 +65,23 @@ impl MemoryFlash {
         let flash = Self::new(pages);
         flash.0.borrow_mut().multiwrite = true;
         flash
+    }
+
+    /// From now on each operation takes a while, in which others get their turn.
+    pub(crate) fn slow_down(&self) {
+        self.0.borrow_mut().slow = true;
+    }
+
+    /// Whether reading fails.
+    pub(crate) fn deafen(&self, deaf: bool) {
+        self.0.borrow_mut().deaf = deaf;
+    }
+
+    async fn turn(&self) {
+        let slow = self.0.borrow().slow;
+        if slow {
+            yield_now().await;
+        }
     }
 
     /// Overwrites bytes, past the flash's rules.
@@ -125,8 +149,15 @@ impl ReadNorFlash for MemoryFlash {
     const READ_SIZE: usize = 1;
 
     async fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), PowerLost> {
-        let inner = self.0.borrow();
-        bytes.copy_from_slice(&inner.bytes[offset as usize..][..bytes.len()]);
+        self.turn().await;
+        {
+            let inner = self.0.borrow();
+            if inner.deaf {
+                return Err(PowerLost);
+            }
+            bytes.copy_from_slice(&inner.bytes[offset as usize..][..bytes.len()]);
+        }
+        self.turn().await;
         Ok(())
     }
 
@@ -142,6 +173,7 @@ impl NorFlash for MemoryFlash {
     async fn erase(&mut self, from: u32, to: u32) -> Result<(), PowerLost> {
         let (from, to) = (from as usize, to as usize);
         assert!(from.is_multiple_of(PAGE) && to.is_multiple_of(PAGE));
+        self.turn().await;
         for page in from / PAGE..to / PAGE {
             let mut inner = self.0.borrow_mut();
             let (done, result) = inner.spend(PAGE);
@@ -149,26 +181,32 @@ impl NorFlash for MemoryFlash {
             inner.written[page * PAGE / WORD..][..done / WORD].fill(false);
             result?;
         }
+        self.turn().await;
         Ok(())
     }
 
     async fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), PowerLost> {
         let offset = offset as usize;
         assert!(offset.is_multiple_of(WORD) && bytes.len().is_multiple_of(WORD));
-        let mut inner = self.0.borrow_mut();
-        let (done, result) = inner.spend(bytes.len());
-        for (at, byte) in bytes.iter().enumerate().take(done) {
-            let word = (offset + at) / WORD;
-            if at % WORD == 0 {
-                assert!(
-                    inner.multiwrite || !inner.written[word],
-                    "word at {:#x} is written twice",
-                    offset + at
-                );
+        self.turn().await;
+        let result = {
+            let mut inner = self.0.borrow_mut();
+            let (done, result) = inner.spend(bytes.len());
+            for (at, byte) in bytes.iter().enumerate().take(done) {
+                let word = (offset + at) / WORD;
+                if at % WORD == 0 {
+                    assert!(
+                        inner.multiwrite || !inner.written[word],
+                        "word at {:#x} is written twice",
+                        offset + at
+                    );
+                }
+                inner.written[word] = true;
+                inner.bytes[offset + at] &= byte;
             }
-            inner.written[word] = true;
-            inner.bytes[offset + at] &= byte;
-        }
+            result
+        };
+        self.turn().await;
         result
     }
 }

@@ -31,11 +31,12 @@ pub struct BeforeFloor {
 impl WallClock {
     /// Knows only that it is later than the firmware was built and than the last time it knew.
     #[must_use]
-    pub fn new(built_at: u64, last_known: Option<u64>) -> Self {
-        Self {
-            floor: built_at.max(last_known.unwrap_or(0)),
-            start: None,
-        }
+    pub const fn new(built_at: u64, last_known: Option<u64>) -> Self {
+        let floor = match last_known {
+            Some(known) if known > built_at => known,
+            _ => built_at,
+        };
+        Self { floor, start: None }
     }
 
     /// Seconds since 1970 that are certainly past.

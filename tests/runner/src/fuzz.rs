@@ -1,14 +1,14 @@
-//! Fuzzing, in short: the committed corpora on this toolchain, then a look for new inputs with libFuzzer
-//! where there is a nightly toolchain. See `tests/fuzz/README.md`.
+//! Fuzzing, in short: the committed corpora, then a look for new inputs with libFuzzer. See
+//! `tests/fuzz/README.md`.
 
-use std::{env, fs, path::Path, process::Command};
+use std::{env, fs, path::Path};
 
-use crate::sh;
+use crate::{Failure, remark, sh};
 
 const FOLDER: &str = "tests/fuzz/libfuzzer";
 /// For each target, unless `TIDEGATE_FUZZ_SECONDS` says otherwise: enough to notice what a change broke.
 const SECONDS: &str = "10";
-/// Targets that need the whole gateway built on nightly, which takes minutes: replayed always, explored
+/// Targets that need the whole gateway built once more, which takes minutes: replayed always, explored
 /// when `TIDEGATE_FUZZ_ALL` is set.
 const LARGE: [&str; 2] = ["certificate_identity", "config"];
 
@@ -16,17 +16,15 @@ const LARGE: [&str; 2] = ["certificate_identity", "config"];
 ///
 /// # Errors
 /// The first target for which something does not hold; libFuzzer names the file with the input.
-pub(crate) fn short() -> Result<(), String> {
+pub(crate) fn short() -> Result<(), Failure> {
     sh("cargo", &["test", "--quiet", "--package", "fuzz"])?;
-    if let Some(missing) = missing() {
-        println!("!!! ONLY REPLAYED: the coverage-guided part did not run, because {missing}");
-        return Ok(());
-    }
     let seconds = env::var("TIDEGATE_FUZZ_SECONDS").unwrap_or_else(|_| SECONDS.to_owned());
     let all = env::var_os("TIDEGATE_FUZZ_ALL").is_some();
     for target in targets()? {
         if !all && LARGE.contains(&target.as_str()) {
-            println!("!!! ONLY REPLAYED: {target}; TIDEGATE_FUZZ_ALL=1 explores it as well");
+            remark(&format!(
+                "fuzz target {target} was only replayed; TIDEGATE_FUZZ_ALL=1 explores it as well"
+            ));
             continue;
         }
         let found = format!("target/fuzz/{target}");
@@ -39,11 +37,8 @@ pub(crate) fn short() -> Result<(), String> {
             "--no-default-features"
         };
         sh(
-            "rustup",
+            "cargo",
             &[
-                "run",
-                "nightly",
-                "cargo",
                 "fuzz",
                 "run",
                 "--fuzz-dir",
@@ -64,29 +59,6 @@ pub(crate) fn short() -> Result<(), String> {
         )?;
     }
     Ok(())
-}
-
-/// What the coverage-guided part lacks.
-fn missing() -> Option<&'static str> {
-    if !has_nightly() {
-        return Some("there is no nightly toolchain: rustup toolchain install nightly");
-    }
-    if !runs(&["run", "nightly", "cargo", "fuzz", "--version"]) {
-        return Some("there is no cargo-fuzz: cargo install cargo-fuzz --locked");
-    }
-    None
-}
-
-/// libFuzzer's instrumentation is a feature of nightly compilers.
-pub(crate) fn has_nightly() -> bool {
-    runs(&["run", "nightly", "rustc", "--version"])
-}
-
-fn runs(arguments: &[&str]) -> bool {
-    Command::new("rustup")
-        .args(arguments)
-        .output()
-        .is_ok_and(|out| out.status.success())
 }
 
 fn targets() -> Result<Vec<String>, String> {

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::{fuzz, sh};
+use crate::{Failure, sh};
 
 /// Debian packages by the program that shows they are there.
 const PACKAGES: [(&str, &str); 6] = [
@@ -25,19 +25,15 @@ const PYTHON_PACKAGES: [&str; 1] = ["paho-mqtt==2.1.0"];
 ///
 /// # Errors
 /// When a package manager fails.
-pub(crate) fn everything() -> Result<(), String> {
+pub(crate) fn everything() -> Result<(), Failure> {
     debian()?;
     python()?;
     cargo_tool("cargo-nextest", "0.9.143")?;
     cargo_tool("cargo-deny", "0.20.2")?;
-    if fuzz::has_nightly() {
-        cargo_tool("cargo-fuzz", "0.13.2")
-    } else {
-        Ok(())
-    }
+    cargo_tool("cargo-fuzz", "0.13.2")
 }
 
-fn debian() -> Result<(), String> {
+fn debian() -> Result<(), Failure> {
     let missing: Vec<&str> = PACKAGES
         .iter()
         .filter(|(program, _)| !on_path(program))
@@ -50,7 +46,8 @@ fn debian() -> Result<(), String> {
         return Err(format!(
             "missing: {}; install them with your package manager",
             missing.join(", ")
-        ));
+        )
+        .into());
     }
     sh("apt-get", &["update", "-qq"])?;
     let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
@@ -63,7 +60,7 @@ pub(crate) fn python_path() -> PathBuf {
     cache().join("python/bin/python")
 }
 
-fn python() -> Result<(), String> {
+fn python() -> Result<(), Failure> {
     let interpreter = python_path();
     let interpreter = interpreter.to_string_lossy();
     let ready = Command::new(&*interpreter)
@@ -84,7 +81,7 @@ fn python() -> Result<(), String> {
     sh(&interpreter, &arguments)
 }
 
-fn cargo_tool(name: &str, version: &str) -> Result<(), String> {
+fn cargo_tool(name: &str, version: &str) -> Result<(), Failure> {
     if on_path(name) {
         Ok(())
     } else {

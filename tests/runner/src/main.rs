@@ -9,8 +9,11 @@ mod nix;
 mod steps;
 
 use std::{
+    collections::{BTreeSet, VecDeque},
     env,
+    io::{self, BufRead as _, BufReader},
     process::{Command, ExitCode},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
 struct Done {
     name: &'static str,
     took: Duration,
-    failed: Option<String>,
+    failed: Option<Failure>,
 }
 
 fn run(steps: &[&Step]) -> ExitCode {
@@ -59,7 +62,7 @@ fn run(steps: &[&Step]) -> ExitCode {
         let started = Instant::now();
         let failed = (step.run)().err();
         if let Some(why) = &failed {
-            println!("--- {} failed: {why}", step.name);
+            println!("--- {} failed: {}", step.name, why.why);
         }
         done.push(Done {
             name: step.name,
@@ -67,9 +70,24 @@ fn run(steps: &[&Step]) -> ExitCode {
             failed,
         });
     }
-    println!();
     for step in &done {
-        let outcome = step.failed.as_deref().unwrap_or("passed");
+        if let Some(Failure { last, .. }) = &step.failed {
+            println!("\n=== {}: how it ended\n{}", step.name, last.join("\n"));
+        }
+    }
+    println!();
+    for text in REMARKS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .iter()
+    {
+        println!("!!! {text}");
+    }
+    for step in &done {
+        let outcome = step
+            .failed
+            .as_ref()
+            .map_or("passed", |failure| &failure.why);
         println!(
             "{:<12} {:>7.1} s  {outcome}",
             step.name,
@@ -85,11 +103,14 @@ fn run(steps: &[&Step]) -> ExitCode {
     }
 }
 
-/// Runs a program with its output shown; an error names the command line.
+/// How much of a failed program's output is shown again at the end.
+const LAST_LINES: usize = 60;
+
+/// Runs a program with its output shown; an error names the command line and ends with the last lines.
 ///
 /// # Errors
 /// When it cannot be started or ends with anything but success.
-fn sh(program: &str, arguments: &[&str]) -> Result<(), String> {
+fn sh(program: &str, arguments: &[&str]) -> Result<(), Failure> {
     sh_env(program, arguments, &[])
 }
 
@@ -97,17 +118,71 @@ fn sh(program: &str, arguments: &[&str]) -> Result<(), String> {
 ///
 /// # Errors
 /// As [`sh`].
-fn sh_env(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<(), String> {
+fn sh_env(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<(), Failure> {
     let line = format!("{program} {}", arguments.join(" "));
     println!("$ {line}");
-    let status = Command::new(program)
-        .args(arguments)
-        .envs(variables.iter().copied())
-        .status()
-        .map_err(|error| format!("{line}: {error}"))?;
+    let failed = |error: io::Error| Failure::from(format!("{line}: {error}"));
+    let (reader, writer) = io::pipe().map_err(failed)?;
+    let mut child = {
+        // One pipe for both, so that they stay in order; this process's ends of it are closed with the command.
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .envs(variables.iter().copied())
+            .stdout(writer.try_clone().map_err(failed)?)
+            .stderr(writer);
+        command.spawn().map_err(failed)?
+    };
+    let mut last = VecDeque::with_capacity(LAST_LINES);
+    for text in BufReader::new(reader).split(b'\n') {
+        let text = String::from_utf8_lossy(&text.map_err(failed)?).into_owned();
+        println!("{text}");
+        // What nextest saw fail before it passed.
+        if text.trim_start().starts_with("FLAKY ") {
+            remark(text.trim());
+        }
+        if last.len() == LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(text);
+    }
+    let status = child.wait().map_err(failed)?;
     if status.success() {
         Ok(())
     } else {
-        Err(format!("{line}: {status}"))
+        Err(Failure {
+            why: format!("{line}: {status}"),
+            last: last.into(),
+        })
+    }
+}
+
+/// What everybody should know who only reads the closing lines: what did not run, what passed at the second try.
+static REMARKS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Shown now, and again before the closing lines.
+fn remark(text: &str) {
+    println!("!!! {text}");
+    REMARKS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(text.to_owned());
+}
+
+/// Why a step failed.
+#[derive(Debug)]
+struct Failure {
+    /// One line.
+    why: String,
+    /// The end of what the program printed.
+    last: Vec<String>,
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Failure {
+            why,
+            last: Vec::new(),
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! The box: what `tests/nixos` checks of it, see `nixos/README.md`.
 
-use crate::sh;
+use crate::{Failure, sh};
 
 /// Form of the Nix files, flake.lock, workflows, snapshots; with `NIXPKGS`, everything evaluated.
 ///
 /// # Errors
 /// What is wrong with them.
-pub(crate) fn files() -> Result<(), String> {
+pub(crate) fn files() -> Result<(), Failure> {
     checks("lint")?;
     checks("evaluate")
 }
@@ -15,7 +15,7 @@ pub(crate) fn files() -> Result<(), String> {
 ///
 /// # Errors
 /// The stories that do not hold there.
-pub(crate) fn appliance() -> Result<(), String> {
+pub(crate) fn appliance() -> Result<(), Failure> {
     checks("programs")?;
     checks("vm")
 }
@@ -24,11 +24,11 @@ pub(crate) fn appliance() -> Result<(), String> {
 ///
 /// # Errors
 /// When it cannot be built, or does not do as the other one does.
-pub(crate) fn aarch64() -> Result<(), String> {
+pub(crate) fn aarch64() -> Result<(), Failure> {
     checks("cross")
 }
 
-fn checks(command: &str) -> Result<(), String> {
+fn checks(command: &str) -> Result<(), Failure> {
     sh(
         "cargo",
         &["run", "--quiet", "--package", "nixos-checks", "--", command],

@@ -73,6 +73,9 @@ pub(super) enum Lost {
     /// The gateway thinks that our clock is wrong.
     #[error("gateway finds our time wrong: asking for it again")]
     Clock,
+    /// It comes again with the next connection.
+    #[error("a command could not be recorded and was not carried out: connecting anew for it")]
+    Unrecorded,
     /// The gateway lets new credentials in, and refuses what is signed with them.
     #[error("gateway does not accept what is signed with the new credentials")]
     TrialRejected,

@@ -19,7 +19,8 @@ pub(super) const TOLERANCE_S: u64 = tidegate_wire::limits::FRESHNESS_S;
 /// Longest detail of an acknowledgement.
 const DETAIL: usize = 160;
 
-/// The flash failed before the command was recorded: it is not acknowledged, and comes again.
+/// The command was not recorded, because the flash failed or there was no room for its
+/// acknowledgement: MQTT does not acknowledge it either, and it comes again with the next connection.
 pub(super) struct NotRecorded;
 
 impl<B: Board, A: Actuators> Device<B, A> {
@@ -50,6 +51,10 @@ impl<B: Board, A: Actuators> Device<B, A> {
             }
         };
         let id = command.message_id();
+        if !self.outbox.borrow().has_room_for_ack() {
+            log::warn!("command {id} has to wait: too many acknowledgements are not sent yet");
+            return Err(NotRecorded);
+        }
         let admission = self
             .executed
             .borrow_mut()

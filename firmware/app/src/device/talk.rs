@@ -12,6 +12,7 @@ use tidegate_wire::{Channel, Reason};
 
 use super::Device;
 use super::link::{Connection, FAREWELL, Left, Lost, PAUSE, TRIALS, WRITE};
+use super::orders::NotRecorded;
 use crate::board::{Board, Clock, UpdateSlots};
 use crate::mqtt::{Event, Verdict};
 use crate::profile::Actuators;
@@ -86,7 +87,8 @@ impl<B: Board, A: Actuators> Device<B, A> {
                 let dealt = self
                     .command(body, up.credentials, &up.key, self.seconds())
                     .await;
-                if let (Ok(()), Some(packet_id)) = (dealt, packet_id) {
+                dealt.map_err(|NotRecorded| Lost::Unrecorded)?;
+                if let Some(packet_id) = packet_id {
                     up.session.borrow_mut().acknowledge(
                         self.now(),
                         packet_id,
@@ -118,10 +120,8 @@ impl<B: Board, A: Actuators> Device<B, A> {
         if let Verdict::Rejected(reason, code) = verdict {
             log::warn!("gateway rejected {} ({reason:?}, {code:?})", item.id);
         }
-        if item.channel == Channel::Data
-            && let Err(error) = self.backlog.lock().await.settle(item.id).await
-        {
-            log::error!("{error}");
+        if item.channel == Channel::Data {
+            self.forget(item).await;
         }
         if let Some((id, reported)) = self.lost_report.get()
             && id == item.id
@@ -226,7 +226,12 @@ impl<B: Board, A: Actuators> Device<B, A> {
         };
         let until = *farewell.get_or_insert(self.now() + FAREWELL);
         let session = up.session.borrow();
-        let done = self.outbox.borrow().is_empty() && session.in_flight() == 0;
+        let nothing_waits = self.outbox.borrow().is_empty()
+            && self
+                .readings
+                .try_lock()
+                .is_ok_and(|readings| readings.none_in_ram());
+        let done = nothing_waits && session.in_flight() == 0;
         if done || self.now() >= until {
             self.renewed.reset();
             return Some(left);
@@ -260,7 +265,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
             };
             let Some(message) = self.sign(&item, up.credentials, &up.key) else {
                 // It never can be: forget it, or it would be tried for ever.
-                let _ = self.backlog.lock().await.settle(item.id).await;
+                self.forget(&item).await;
                 continue;
             };
             let sent = up.session.borrow_mut().publish(
@@ -272,7 +277,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
             );
             if let Err(error) = sent {
                 log::error!("{error}");
-                let _ = self.backlog.lock().await.settle(item.id).await;
+                self.forget(&item).await;
             }
         }
         Ok(())
@@ -289,7 +294,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
         Some(item)
     }
 
-    /// The most urgent message: notices, then readings from flash, then from RAM.
+    /// The most urgent message: notices, then readings, oldest first.
     async fn next_item(&self) -> Option<Item> {
         if let Some(item) = self.outbox.borrow_mut().pop_notice() {
             return Some(item);
@@ -300,14 +305,22 @@ impl<B: Board, A: Actuators> Device<B, A> {
         {
             return Some(item);
         }
-        let mut backlog = self.backlog.lock().await;
-        if !backlog.is_empty() {
-            match backlog.take().await {
-                Ok(Some(item)) => return Some(item),
-                Ok(None) => {}
-                Err(error) => log::error!("{error}"),
-            }
+        let mut readings = self.readings.lock().await;
+        let next = readings.next().await;
+        // What was given up is told with the next message.
+        self.count_lost(readings.take_lost()).await;
+        next.unwrap_or_else(|error| {
+            log::error!("{error}");
+            None
+        })
+    }
+
+    /// A reading needs to be kept no longer.
+    async fn forget(&self, item: &Item) {
+        let mut readings = self.readings.lock().await;
+        if let Err(error) = readings.settle(item.id).await {
+            log::error!("{error}");
         }
-        self.outbox.borrow_mut().pop_reading()
+        self.count_lost(readings.take_lost()).await;
     }
 }

@@ -1,9 +1,10 @@
 //! What the device has to say, from the reading to the signed message, kept while it cannot.
 //!
 //! ```text
-//!  sensors ─▶ Outbox (RAM) ──full──▶ Backlog (flash) ──full──▶ oldest lost, counted, reported
-//!                 │                      │
-//!                 └──────── oldest first ┴──▶ sign ─▶ publish ─▶ acknowledged: forgotten
+//!              Readings
+//!  sensors ─▶ RAM ──full──▶ Backlog (flash) ──full──▶ oldest lost, counted, reported
+//!              └── oldest first ──┴──▶ sign ─▶ publish ─▶ acknowledged: forgotten
+//!  notices ─▶ Outbox ──────────────────┘
 //! ```
 //!
 //! A message keeps its id however often it is signed, so what was delivered twice because an
@@ -11,6 +12,7 @@
 
 mod backlog;
 mod outbox;
+mod readings;
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -23,6 +25,7 @@ use tidegate_wire::{Channel, DeviceId, Direction, Draft, MessageId, Payload, Sig
 
 pub use backlog::{Backlog, BacklogError};
 pub use outbox::Outbox;
+pub use readings::Readings;
 
 use crate::json::Members;
 use crate::time::WallClock;
