@@ -51,7 +51,10 @@ pub(crate) struct VmArgs {
 
 /// The command `vm`.
 pub(crate) fn run(args: &VmArgs) -> Outcome {
-    need(&["qemu-system-x86_64"], &["qemu-system-x86"])?;
+    need(
+        &["qemu-system-x86_64", "setpriv"],
+        &["qemu-system-x86", "util-linux"],
+    )?;
     let daemon = program(args.daemon.as_deref(), "tidegate")?;
     let box_program = program(args.box_program.as_deref(), "tidegate-box")?;
     let base = debian::guest()?;
@@ -270,7 +273,9 @@ fn boot(kernel: &Path, initrd: &Path, disk: &Path, until: Instant) -> Outcome<En
     let console = cache().join("guest-console.log");
     // Debian 12's QEMU leaves rubbish in the flags after CMPXCHG16B, which kernels then stumble over; they
     // do without where a processor has none.
-    let mut machine = Command::new("qemu-system-x86_64")
+    // It ends with this program, however that ends.
+    let mut machine = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
         .args([
             "-accel",
             "tcg,thread=multi",
