@@ -61,7 +61,7 @@
             modules = [ self.nixosModules.appliance ];
           };
           sbom = pkgs.callPackage ./nixos/packages/sbom.nix {
-            toplevel = gateway.config.system.build.toplevel;
+            inherit (gateway.config.system.build) toplevel;
           };
         }
       );
@@ -110,6 +110,16 @@
         inherit (nixpkgs.lib) nixosSystem;
         module = self.nixosModules.appliance;
       };
+      # Every option with its words, for nixos/OPTIONS.md.
+      options = lib.filter (option: option.visible && !option.internal) (
+        lib.optionAttrSetToDocList {
+          services = import ./nixos/packages/options.nix {
+            inherit lib;
+            pkgs = pkgsFor.x86_64-linux;
+            modules = [ self.nixosModules.appliance ];
+          };
+        }
+      );
       mistakes = import ./nixos/tests/mistakes.nix {
         inherit lib;
         inherit (nixpkgs.lib) nixosSystem;

@@ -4,9 +4,14 @@
   rust-bin,
   actionlint,
   cargo-deny,
+  cargo-fuzz,
+  cargo-nextest,
   chrony,
   cmake,
+  curl,
   deadnix,
+  debootstrap,
+  e2fsprogs,
   espflash,
   mosquitto,
   nftables,
@@ -14,8 +19,12 @@
   nixfmt,
   nmap,
   openssl,
+  pkgsCross,
+  python3,
   qemu,
+  rustup,
   statix,
+  unixtools,
 }:
 mkShell {
   packages = [
@@ -23,6 +32,7 @@ mkShell {
       targets = [
         "riscv32imc-unknown-none-elf"
         "riscv32imac-unknown-none-elf"
+        "aarch64-unknown-linux-gnu"
       ];
       extensions = [
         "clippy"
@@ -32,9 +42,14 @@ mkShell {
     })
     actionlint
     cargo-deny
+    cargo-fuzz
+    cargo-nextest
     chrony
     cmake
+    curl
     deadnix
+    debootstrap
+    e2fsprogs
     espflash
     mosquitto
     nftables
@@ -42,7 +57,12 @@ mkShell {
     nixfmt
     nmap
     openssl
+    pkgsCross.aarch64-multiplatform.stdenv.cc
+    python3
     qemu
+    # For the targets that steps add; the compiler above comes first.
+    rustup
     statix
+    unixtools.xxd
   ];
 }

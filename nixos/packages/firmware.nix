@@ -18,7 +18,7 @@ let
   };
   target = chips.${chip};
   xtensa = lib.hasPrefix "xtensa" target;
-  channel = (lib.importTOML ../../rust-toolchain.toml).toolchain.channel;
+  inherit ((lib.importTOML ../../rust-toolchain.toml).toolchain) channel;
 
   toolchain =
     if xtensa then

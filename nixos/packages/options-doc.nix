@@ -7,17 +7,8 @@
   modules,
 }:
 let
-  evaluated = lib.evalModules {
-    modules = modules ++ [
-      {
-        _module.check = false;
-        _module.args = { inherit pkgs; };
-      }
-    ];
-    specialArgs.modulesPath = "${pkgs.path}/nixos/modules";
-  };
   documentation = nixosOptionsDoc {
-    options = { inherit (evaluated.options.services) tidegate; };
+    options = import ./options.nix { inherit lib pkgs modules; };
     # Links into the store would change with every commit and lead nowhere.
     transformOptions =
       option:

@@ -3,7 +3,7 @@
 let
   inherit (lib) mkEnableOption mkOption types;
   ownTypes = import ../tidegate/types.nix { inherit lib; };
-  appliance = config.services.tidegate.appliance;
+  inherit (config.services.tidegate) appliance;
   cfg = appliance.accessPoint;
   inherit (appliance.network.devices) interface;
 in

@@ -9,7 +9,7 @@
 let
   inherit (lib) mkEnableOption mkOption types;
   ownTypes = import ../tidegate/types.nix { inherit lib; };
-  appliance = config.services.tidegate.appliance;
+  inherit (config.services.tidegate) appliance;
   cfg = appliance.dashboards;
   token = "/var/lib/tidegate-box/influxdb-token";
 in

@@ -7,7 +7,7 @@
 }:
 let
   inherit (lib) mkOption types;
-  appliance = config.services.tidegate.appliance;
+  inherit (config.services.tidegate) appliance;
   cfg = appliance.factoryReset;
   box = lib.getExe pkgs.tidegate-box;
 in

@@ -7,7 +7,7 @@
 }:
 let
   inherit (lib) mkOption types;
-  appliance = config.services.tidegate.appliance;
+  inherit (config.services.tidegate) appliance;
   cfg = appliance.health;
 in
 {

@@ -8,7 +8,7 @@
 }:
 let
   inherit (lib) mkOption types;
-  appliance = config.services.tidegate.appliance;
+  inherit (config.services.tidegate) appliance;
   cfg = appliance.storage;
   flush = pkgs.writeShellApplication {
     name = "tidegate-log-flush";

@@ -2,7 +2,7 @@
 { config, lib, ... }:
 let
   inherit (lib) mkOption types;
-  appliance = config.services.tidegate.appliance;
+  inherit (config.services.tidegate) appliance;
   cfg = appliance.selfUpdate;
 in
 {

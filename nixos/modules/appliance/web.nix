@@ -7,7 +7,7 @@
 }:
 let
   inherit (lib) mkEnableOption mkOption types;
-  appliance = config.services.tidegate.appliance;
+  inherit (config.services.tidegate) appliance;
   cfg = appliance.web;
   updates = appliance.updateServer;
   inherit (config.services.tidegate.settings) api;

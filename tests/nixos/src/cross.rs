@@ -11,12 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tidegate_wire::SigningKey;
 
 use crate::{
     Outcome,
     guest::sign,
-    shell::{cache, need, read, repository, run as shell},
+    shell::{cache, have, install, need, read, repository, run as shell},
 };
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
@@ -37,22 +38,20 @@ impl Drop for Daemon {
 
 /// The command `cross`.
 pub(crate) fn run() -> Outcome {
-    need(
-        &[
-            "aarch64-linux-gnu-gcc",
-            "qemu-aarch64",
-            "mosquitto_pub",
-            "openssl",
-        ],
-        &[
+    if compiler().is_none() {
+        install(&[
             "gcc-aarch64-linux-gnu",
             "g++-aarch64-linux-gnu",
             "libc6-dev-arm64-cross",
-            "qemu-user",
-            "mosquitto-clients",
-            "openssl",
-        ],
+        ])?;
+    }
+    need(
+        &["qemu-aarch64", "mosquitto_pub", "readelf", "setpriv"],
+        &["qemu-user", "mosquitto-clients", "binutils", "util-linux"],
     )?;
+    let prefix = compiler().ok_or("there is no compiler for aarch64")?;
+    let (cc, cxx) = (format!("{prefix}-gcc"), format!("{prefix}-g++"));
+    // Where there is no rustup, the compiler has the target or says that it has not.
     let _ = read(
         Command::new("rustup")
             .args(["target", "add", TARGET])
@@ -63,12 +62,9 @@ pub(crate) fn run() -> Outcome {
             .args(["build", "--target", TARGET, "--package", "tidegate"])
             // Nobody debugs it here, and half of the time goes into that.
             .env("CARGO_PROFILE_DEV_DEBUG", "0")
-            .env(
-                "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER",
-                "aarch64-linux-gnu-gcc",
-            )
-            .env("CC_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-gcc")
-            .env("CXX_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-g++")
+            .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", &cc)
+            .env("CC_aarch64_unknown_linux_gnu", &cc)
+            .env("CXX_aarch64_unknown_linux_gnu", &cxx)
             .current_dir(repository()),
     )?;
     let target = std::env::var_os("CARGO_TARGET_DIR")
@@ -79,6 +75,13 @@ pub(crate) fn run() -> Outcome {
         return Err(format!("{} is not for the Pi:\n{kind}", program.display()));
     }
     flow(&program)
+}
+
+/// What the names of the cross compiler's programs begin with: Debian's, or nixpkgs'.
+fn compiler() -> Option<&'static str> {
+    ["aarch64-linux-gnu", "aarch64-unknown-linux-gnu"]
+        .into_iter()
+        .find(|prefix| have(&format!("{prefix}-gcc")) && have(&format!("{prefix}-g++")))
 }
 
 /// Starts it, issues a device, and has the device's message accepted and a stranger's refused.
@@ -95,12 +98,13 @@ fn flow(program: &Path) -> Outcome {
     let port = port.to_string();
     fs::write(&config, text).map_err(|error| error.to_string())?;
     let tidegate = || {
-        let mut command = Command::new("qemu-aarch64");
-        command
-            .args(["-L", SYSROOT])
-            .arg(program)
-            .arg("--config")
-            .arg(&config);
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "qemu-aarch64"]);
+        // Elsewhere than on Debian, a program names its libraries where they are.
+        if Path::new(SYSROOT).exists() {
+            command.args(["-L", SYSROOT]);
+        }
+        command.arg(program).arg("--config").arg(&config);
         command
     };
     read(tidegate().args(["check"]))?;
@@ -170,9 +174,14 @@ fn flow(program: &Path) -> Outcome {
         lines.push(line);
         if found {
             let status = read(tidegate().args(["--json", "status"]))?;
+            let status: Value = serde_json::from_str(&status)
+                .map_err(|error| format!("status: {error}: {status}"))?;
+            if status["running"] != true {
+                return Err(format!("it does not say that it runs: {status}"));
+            }
             println!(
-                "aarch64 under qemu-user: started, issued, accepted, refused. {}",
-                status.lines().next().unwrap_or_default()
+                "aarch64 under qemu-user: version {} started, issued a bundle, accepted a message, refused a forged one",
+                status["version"].as_str().unwrap_or_default()
             );
             return Ok(());
         }

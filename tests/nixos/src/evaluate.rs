@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     Outcome,
     nix::Nix,
+    options,
     render::{self, CONFIGURATIONS, folder},
     shell::{output, run as shell},
     snapshot::Snapshot,
@@ -62,6 +63,7 @@ fn run_with(nix: &Nix) -> Outcome {
             }
         });
     }
+    timed("options", &mut || options::compare(nix));
     timed("mistakes", &mut || mistakes(nix));
     for configuration in CONFIGURATIONS {
         timed(&format!("snapshot of {configuration}"), &mut || {

@@ -46,12 +46,17 @@ pub(crate) fn run() -> Outcome {
             ]))?;
         }
     }
-    let mut files = vec![repository().join("flake.nix")];
+    let root = repository();
+    let mut files = vec![root.join("flake.nix")];
     files.extend(
-        walk(&repository().join("nixos"))?
+        walk(&root.join("nixos"))?
             .into_iter()
             .filter(|path| path.extension().is_some_and(|extension| extension == "nix")),
     );
+    let files: Vec<&Path> = files
+        .iter()
+        .map(|path| path.strip_prefix(&root).unwrap_or(path))
+        .collect();
     let mut failed = Vec::new();
     let mut check = |command: &mut Command| {
         if let Err(why) = shell::run(command.current_dir(repository())) {
@@ -100,7 +105,8 @@ fn statix() -> Outcome {
     for target in ["flake.nix", "nixos"] {
         shell::run(
             Command::new(&program)
-                .args(["check", "--config", "nixos/statix.toml", target])
+                .args(["check", "--format", "errfmt"])
+                .args(["--config", "nixos/statix.toml", target])
                 .current_dir(repository()),
         )?;
     }

@@ -11,6 +11,7 @@ mod guest;
 mod lint;
 mod mapping;
 mod nix;
+mod options;
 mod programs;
 mod render;
 mod shell;
@@ -37,7 +38,7 @@ enum Check {
     Lint,
     /// Evaluate everything with the nixpkgs tree in NIXPKGS, and compare with the snapshots
     Evaluate,
-    /// Write the snapshots anew, with the nixpkgs tree in NIXPKGS
+    /// Write the snapshots and the list of options anew, with the nixpkgs tree in NIXPKGS
     Render,
     /// Have systemd, nft, nginx and chronyd check the snapshots
     Programs,

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     Outcome,
     nix::Nix,
+    options,
     shell::{read, repository},
     snapshot::Snapshot,
 };
@@ -34,6 +35,7 @@ pub(crate) fn evaluate(nix: &Nix, configuration: &str) -> Outcome<Snapshot> {
 /// The command `render`.
 pub(crate) fn run() -> Outcome {
     let nix = Nix::from_environment()?.ok_or("set NIXPKGS to a nixpkgs tree to render with")?;
+    options::render(&nix)?;
     let origin = origin()?;
     for configuration in CONFIGURATIONS {
         let snapshot = evaluate(&nix, configuration)?;

@@ -51,7 +51,10 @@ pub(crate) struct VmArgs {
 
 /// The command `vm`.
 pub(crate) fn run(args: &VmArgs) -> Outcome {
-    need(&["qemu-system-x86_64"], &["qemu-system-x86"])?;
+    need(
+        &["qemu-system-x86_64", "setpriv"],
+        &["qemu-system-x86", "util-linux"],
+    )?;
     let daemon = program(args.daemon.as_deref(), "tidegate")?;
     let box_program = program(args.box_program.as_deref(), "tidegate-box")?;
     let base = debian::guest()?;
@@ -131,8 +134,8 @@ fn furnish(tree: &Path, snapshot: &Snapshot, daemon: &Path, box_program: &Path) 
             .into_owned();
         copy(programs, &below(tree, folder).join(name))?;
     }
-    let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    copy(&own, &tree.join("opt/nixos-checks"))?;
+    // This very program, whatever became of its file since it was started.
+    copy(Path::new("/proc/self/exe"), &tree.join("opt/nixos-checks"))?;
     for folder in ["usr/bin", "usr/sbin"] {
         let entries =
             fs::read_dir(tree.join(folder)).map_err(|error| format!("{folder}: {error}"))?;
@@ -268,14 +271,18 @@ impl Drop for Machine {
 
 fn boot(kernel: &Path, initrd: &Path, disk: &Path, until: Instant) -> Outcome<End> {
     let console = cache().join("guest-console.log");
-    let mut machine = Command::new("qemu-system-x86_64")
+    // Debian 12's QEMU leaves rubbish in the flags after CMPXCHG16B, which kernels then stumble over; they
+    // do without where a processor has none.
+    // It ends with this program, however that ends.
+    let mut machine = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
         .args([
             "-accel",
             "tcg,thread=multi",
             "-machine",
             "q35",
             "-cpu",
-            "max",
+            "Nehalem,cx16=off",
             "-smp",
             "2",
             "-m",

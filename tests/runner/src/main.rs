@@ -142,6 +142,10 @@ fn sh_env(program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Resu
         if text.trim_start().starts_with("FLAKY ") {
             remark(text.trim());
         }
+        // What a program of ours did not run, and has said so already.
+        if let Some(said) = text.strip_prefix("!!! ") {
+            remember(said);
+        }
         if last.len() == LAST_LINES {
             last.pop_front();
         }
@@ -164,6 +168,10 @@ static REMARKS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 /// Shown now, and again before the closing lines.
 fn remark(text: &str) {
     println!("!!! {text}");
+    remember(text);
+}
+
+fn remember(text: &str) {
     REMARKS
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
