@@ -16,6 +16,7 @@ use crate::memory_flash::{MemoryFlash, wait};
 fn clock() -> WallClock {
     let mut clock = WallClock::new(0, None);
     clock.set(1_000_000, Duration::ZERO).unwrap();
+    clock.confirm();
     clock
 }
 
@@ -220,8 +221,12 @@ fn without_the_time_of_day_readings_go_to_flash_all_the_same() {
         let flash = MemoryFlash::multiwrite(3);
         let mut readings = open(&flash, 7).await;
         let unset = WallClock::new(0, None);
+        // Nor is a time believed that the gateway did not confirm.
+        let mut said = unset;
+        said.set(9_000_000_000, Duration::ZERO).unwrap();
         for number in 0..RAM as u32 + 8 {
-            readings.keep(reading(number), &unset).await.unwrap();
+            let clock = if number < 4 { &unset } else { &said };
+            readings.keep(reading(number), clock).await.unwrap();
         }
         assert_eq!(readings.take_lost(), 0);
         // It is learnt before they are sent: they say when they were taken.
