@@ -21,6 +21,9 @@ use support::{
 /// The device reports every five seconds.
 const INTERVAL: f64 = 5.0;
 
+/// In seconds; NTP's own era ends a little later.
+const NINE_YEARS: i64 = 9 * 365 * 24 * 3600;
+
 /// Readings the device keeps in RAM before they go to flash.
 const IN_RAM: usize = 32;
 
@@ -229,6 +232,16 @@ fn a_device_tells_obeys_loses_power_and_comes_back() {
     assert!(!board.log().contains("TLS established"), "{}", board.log());
     world.ntp.lie(0);
     board.wait("connected, session resumed");
+    board.lose_power();
+
+    // A time far ahead lets it find the gateway's certificate expired. It is not kept: the next answer
+    // is as good as the first.
+    world.ntp.lie(NINE_YEARS);
+    let mut board = world.power();
+    board.wait("expired");
+    assert!(!board.log().contains("TLS established"), "{}", board.log());
+    world.ntp.lie(0);
+    board.wait("connected, session resumed");
 }
 
 /// The gateway is away, the device buffers, and then loses power: what was in its flash arrives.
@@ -266,6 +279,54 @@ fn readings_in_flash_outlast_a_power_loss() {
     // half of those that cannot have been in RAM, which is lost with the power.
     assert!(outlasted.len() >= IN_FLASH / 2, "{outlasted:?}");
     assert!(!arrived(presses), "the last reading was in RAM");
+}
+
+/// The certificate is renewed over the air; the old one is worth nothing any more, and is not needed.
+#[test]
+#[ignore = "needs QEMU and builds the firmware: the step `virt` of tests/run"]
+fn a_new_certificate_comes_over_the_air() {
+    let world = World::new();
+    let mut board = world.power();
+    board.wait("connected, session new");
+    let path = |name: &str| world.gateway.setup.path(name).display().to_string();
+    let (renewed, old) = (path("renewed"), path("bundle/device.crt"));
+    let device = "device:virt_001";
+    let renew = ["pki", "renew", device, "--force", "--out", &renewed];
+    world.gateway.run(&renew);
+    let certificate = der(&format!("{renewed}/device.crt"));
+    let key = der(&format!("{renewed}/device.key"));
+    let status =
+        world.command(&json!({"action": "credentials", "certificate": certificate, "key": key}));
+    assert_eq!(status["status"], "done", "{status}");
+    board.wait("trying new credentials");
+    board.wait("new credentials work and are kept");
+    world.gateway.run(&["pki", "revoke", "--cert", &old]);
+    board.lose_power();
+    let mut board = world.power();
+    board.wait("connected, session resumed");
+    let status = world.command(&json!({"action": "led", "value": 10}));
+    assert_eq!(status["status"], "done", "{status}");
+    board.lose_power();
+    // What came before it is not in the flash any more.
+    let flash = std::fs::read(&world.flash).unwrap();
+    let before = base64(&der(&old));
+    assert!(!flash.windows(before.len()).any(|bytes| bytes == before));
+    let now = base64(&certificate);
+    assert!(flash.windows(now.len()).any(|bytes| bytes == now));
+}
+
+/// The first object in a PEM file, in base64 as it is there.
+fn der(path: &str) -> String {
+    let pem = std::fs::read_to_string(path).unwrap();
+    let lines = pem.lines().skip(1);
+    lines.take_while(|line| !line.starts_with('-')).collect()
+}
+
+fn base64(text: &str) -> Vec<u8> {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD
+        .decode(text)
+        .unwrap()
 }
 
 #[test]

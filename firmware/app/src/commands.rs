@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `{"action":"reboot"}` | acknowledged, then restarted |
 //! | `{"action":"report"}` | a health event, and a reading |
-//! | `{"action":"credentials", …}` | new credentials on trial, see [`renewed`] |
+//! | `{"action":"credentials", …}` | new credentials on trial, see `renewed` |
 //!
 //! Everything else is for the profile's [`Actuators`](crate::profile::Actuators).
 

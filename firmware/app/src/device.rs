@@ -105,6 +105,7 @@ async fn start<B: Board, S: Sensors, A: Actuators>(
         restart: Cell::new(false),
         connected: Cell::new(false),
         refusals: Cell::new(0),
+        refused: Cell::new(None),
     };
     log::info!(
         "{} on {}: firmware {}, profile {}, boot {boots} ({})",
@@ -175,6 +176,8 @@ struct Device<B: Board, A> {
     connected: Cell<bool>,
     /// How often the gateway refused the credentials on trial.
     refusals: Cell<u64>,
+    /// The message whose signature was refused last, and with how many connections.
+    refused: Cell<Option<(MessageId, u8)>>,
 }
 
 impl<B: Board, A: Actuators> Device<B, A> {

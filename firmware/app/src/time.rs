@@ -16,7 +16,13 @@ pub struct WallClock {
     floor: u64,
     /// Milliseconds since 1970 at uptime zero, once known.
     start: Option<u64>,
+    /// The gateway took a message for fresh that was signed with it.
+    confirmed: bool,
 }
+
+/// A confirmed clock that is set and jumps by more than this, in milliseconds, is as good as one that
+/// never was: crystals are off by seconds a day, the gateway takes 300 s for fresh.
+const JUMP_MS: u64 = 60_000;
 
 /// A time that cannot be true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +42,11 @@ impl WallClock {
             Some(known) if known > built_at => known,
             _ => built_at,
         };
-        Self { floor, start: None }
+        Self {
+            floor,
+            start: None,
+            confirmed: false,
+        }
     }
 
     /// Seconds since 1970 that are certainly past.
@@ -58,8 +68,29 @@ impl WallClock {
                 floor: self.floor,
             });
         }
-        self.start = Some(unix_ms.saturating_sub(millis(uptime)));
+        let start = unix_ms.saturating_sub(millis(uptime));
+        let jump = self.start.is_none_or(|old| old.abs_diff(start) > JUMP_MS);
+        self.confirmed &= !jump;
+        self.start = Some(start);
         Ok(())
+    }
+
+    /// The gateway, proven by its certificate, took a message for fresh: the time is right. NTP alone
+    /// proves nothing, anyone on the way can answer. A lie must not outlast the next answer, and least
+    /// of all be stored.
+    pub const fn confirm(&mut self) {
+        self.confirmed = self.start.is_some();
+    }
+
+    /// The gateway finds it wrong.
+    pub const fn doubt(&mut self) {
+        self.confirmed = false;
+    }
+
+    /// Whether it is more than what somebody said.
+    #[must_use]
+    pub const fn is_confirmed(&self) -> bool {
+        self.confirmed
     }
 
     /// Milliseconds since 1970 at this uptime; `None` as long as that is unknown.
@@ -325,6 +356,22 @@ mod tests {
         clock.set((BUILT + 50) * 1000, Duration::ZERO).unwrap();
         assert!(clock.set(0, Duration::ZERO).is_err());
         assert_eq!(clock.seconds(Duration::ZERO), Some(BUILT + 50), "and stays");
+    }
+
+    #[test]
+    fn a_time_is_confirmed_until_it_jumps() {
+        let mut clock = WallClock::new(BUILT, None);
+        clock.confirm();
+        assert!(!clock.is_confirmed(), "there is none yet");
+        let now = BUILT * 1000 + 500_000;
+        clock.set(now, Duration::from_secs(10)).unwrap();
+        assert!(!clock.is_confirmed(), "somebody said so");
+        clock.confirm();
+        clock.set(now + 62_000, Duration::from_secs(70)).unwrap();
+        assert!(clock.is_confirmed(), "two seconds off in a minute");
+        let years = 9 * 365 * 86_400_000;
+        clock.set(now + years, Duration::from_secs(80)).unwrap();
+        assert!(!clock.is_confirmed());
     }
 
     proptest! {

@@ -21,6 +21,7 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
 use tidegate_app::board::Random;
 use tidegate_app::commands::private_key;
@@ -155,18 +156,20 @@ async fn visit(
     now: u64,
 ) -> (Result<(), HandshakeError>, bool) {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = PrivateKeyDer::try_from(chain.key.serialize_der()).unwrap();
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
+    // Whether the key is the certificate's is not checked here: one case is that it is not.
+    let shown = CertifiedKey::new(chain.certificates.clone(), key);
     let mut anchors = RootCertStore::empty();
     anchors.add(pki.device_ca.der().clone()).unwrap();
     let clients = WebPkiClientVerifier::builder_with_provider(anchors.into(), provider.clone())
         .build()
         .unwrap();
-    let key = PrivateKeyDer::try_from(chain.key.serialize_der()).unwrap();
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_client_cert_verifier(clients)
-        .with_single_cert(chain.certificates.clone(), key)
-        .unwrap();
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -360,6 +363,16 @@ async fn an_unknown_root_is_refused() {
         Untrusted::UnknownIssuer,
     )
     .await;
+}
+
+#[tokio::test]
+async fn the_gateways_certificate_without_its_key_is_refused() {
+    let pki = Pki::new();
+    let stolen = Chain {
+        key: KeyPair::generate().unwrap(),
+        ..pki.chain(&server())
+    };
+    refused(&pki, &stolen, HOST, NOW, Untrusted::BadSignature).await;
 }
 
 #[tokio::test]

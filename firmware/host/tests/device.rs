@@ -387,6 +387,56 @@ async fn a_secret_that_the_gateway_does_not_know_costs_no_message() {
     .await;
 }
 
+#[tokio::test]
+async fn a_secret_that_only_the_gateway_changed_costs_no_reading() {
+    let gateway = Gateway::start().await;
+    with_device(&gateway, Kind::Dashboard, OFTEN, None, async |_| {
+        let (mut events, mut expected) = (0, u64::from(World::POTENTIOMETER));
+        for connection in 0..2 {
+            let mut link = gateway.accept(connection > 0).await;
+            let message = link.message().await;
+            link.refuse(&message, "bad_signature", 0x87).await;
+            // It leaves, rather than have everything refused.
+            while link.try_message().await.is_some() {}
+        }
+        let mut link = gateway.accept(true).await;
+        while expected < u64::from(World::POTENTIOMETER) + 50 {
+            let message = acknowledged(&mut link).await;
+            match message.channel.as_str() {
+                "event" if message.payload["event"] == json!("boot") => events += 1,
+                "data" => {
+                    assert_eq!(message.payload["pot"].as_u64(), Some(expected));
+                    expected += 1;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(events, 1);
+    })
+    .await;
+}
+
+/// A message that is refused whatever happens does not stand in the way for ever.
+#[tokio::test]
+async fn one_refused_signature_among_accepted_ones_stops_nothing() {
+    let gateway = Gateway::start().await;
+    with_device(&gateway, Kind::Dashboard, OFTEN, None, async |_| {
+        let mut link = gateway.accept(false).await;
+        let first = u64::from(World::POTENTIOMETER);
+        assert_eq!(next(&mut link, "data").await["pot"], json!(first));
+        let refused = link.message().await;
+        link.refuse(&refused, "bad_signature", 0x87).await;
+        loop {
+            let message = acknowledged(&mut link).await;
+            assert!(message.id != refused.id);
+            if message.payload["pot"] == json!(first + 5) {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
 /// Acknowledges what still comes until the device leaves.
 async fn drop_after_goodbye(mut link: Link) {
     while let Some(message) = link.try_message().await {

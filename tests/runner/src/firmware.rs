@@ -6,7 +6,7 @@ use object::{
     Architecture, Object, ObjectSection, ObjectSymbol, SectionFlags, SectionKind, elf::SHF_ALLOC,
 };
 
-use crate::{Failure, install, sh, steps::NEXTEST};
+use crate::{Failure, install, sh, sh_env, steps::NEXTEST};
 
 const MANIFEST: &str = "firmware/Cargo.toml";
 
@@ -60,7 +60,7 @@ const PROFILES: [Build; 2] = [
     },
 ];
 
-/// Formatting, licences, warnings and tests of what runs on this machine.
+/// Formatting, licences, warnings, tests and documentation of what runs on this machine.
 ///
 /// # Errors
 /// The first of them that fails.
@@ -79,7 +79,11 @@ pub(crate) fn software() -> Result<(), Failure> {
     let mut tests = vec!["nextest", "run", "--manifest-path", MANIFEST];
     tests.extend(SOFTWARE);
     tests.extend(NEXTEST);
-    sh("cargo", &tests)
+    sh("cargo", &tests)?;
+    let mut doc = vec!["doc", "--quiet", "--manifest-path", MANIFEST];
+    doc.extend(SOFTWARE);
+    doc.extend(["--no-deps", "--document-private-items"]);
+    sh_env("cargo", &doc, &[("RUSTDOCFLAGS", "-D warnings")])
 }
 
 /// Builds the images and checks that they fit.
@@ -108,7 +112,8 @@ pub(crate) fn virt() -> Result<(), Failure> {
     sh("rustup", &["target", "add", IMC])?;
     // The stories build it too; here it can be seen.
     cargo("build", &VIRT, &[])?;
-    let mut stories = vec!["nextest", "run", "--package", "tidegate"];
+    // As the step `tests` builds, so that nothing is built anew.
+    let mut stories = vec!["nextest", "run", "--workspace", "--all-features"];
     stories.extend(["--test", "device_virt", "--run-ignored", "all"]);
     stories.extend(NEXTEST);
     sh("cargo", &stories)

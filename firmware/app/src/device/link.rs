@@ -73,6 +73,11 @@ pub(super) enum Lost {
     /// The gateway thinks that our clock is wrong.
     #[error("gateway finds our time wrong: asking for it again")]
     Clock,
+    /// Nothing is lost of what waits.
+    #[error(
+        "gateway refuses our signature: check that it has the device's secret, or give it a new one"
+    )]
+    SecretRefused,
     /// It comes again with the next connection.
     #[error("a command could not be recorded and was not carried out: connecting anew for it")]
     Unrecorded,
@@ -208,9 +213,10 @@ impl<B: Board, A: Actuators> Device<B, A> {
         let gateway = &credentials.gateway;
         let address = self.address(&gateway.host).await?;
         let ntp = SocketAddr::new(address, gateway.ntp_port);
-        let now = match self.wall.get().seconds(self.now()) {
-            Some(now) => now,
-            None => self.set_time(ntp).await?,
+        let wall = self.wall.get();
+        let now = match wall.seconds(self.now()) {
+            Some(now) if wall.is_confirmed() => now,
+            _ => self.set_time(ntp).await?,
         };
         let tcp = self
             .within(
@@ -258,6 +264,9 @@ impl<B: Board, A: Actuators> Device<B, A> {
             Either3::First(Err(lost)) | Either3::Second(Err(lost)) => {
                 if matches!(lost, Lost::Clock) {
                     // A time that was wrong is worth no more than none.
+                    let mut wall = self.wall.get();
+                    wall.doubt();
+                    self.wall.set(wall);
                     if let Err(error) = self.set_time(ntp).await {
                         log::warn!("{error}");
                     }
@@ -286,7 +295,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
             })
     }
 
-    /// Gets the time, and stores it now and then. Returns seconds since 1970.
+    /// Gets the time. Returns seconds since 1970.
     async fn set_time(&self, ntp: SocketAddr) -> Result<u64, Lost> {
         let unix_ms = match self.system.trusted_time() {
             Some(time) => time,
@@ -306,9 +315,26 @@ impl<B: Board, A: Actuators> Device<B, A> {
         let now = unix_ms / 1000;
         if known.is_none() {
             log::info!("time is {now}");
-            // The record of commands was lost: take only what is signed from now on.
-            self.executed.borrow_mut().time_is(now, TOLERANCE_S);
         }
+        if wall.is_confirmed() {
+            self.store_time(now).await;
+        }
+        Ok(now)
+    }
+
+    /// The gateway confirmed the time.
+    pub(super) async fn confirm_time(&self) {
+        let mut wall = self.wall.get();
+        wall.confirm();
+        self.wall.set(wall);
+        let now = self.seconds();
+        // The record of commands was lost: take only what is signed from now on.
+        self.executed.borrow_mut().time_is(now, TOLERANCE_S);
+        self.store_time(now).await;
+    }
+
+    /// Stores the time now and then: no earlier one is believed after a restart.
+    async fn store_time(&self, now: u64) {
         let mut state = self.state.lock().await;
         let stored = state.number(key::TIME).await.unwrap_or(0);
         if now >= stored.saturating_add(STORE_TIME_S)
@@ -316,7 +342,6 @@ impl<B: Board, A: Actuators> Device<B, A> {
         {
             log::error!("{error}");
         }
-        Ok(now)
     }
 
     async fn keep_time(&self, ntp: SocketAddr) -> core::convert::Infallible {

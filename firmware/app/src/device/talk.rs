@@ -8,7 +8,7 @@ use embassy_futures::select::select;
 use embedded_io_async::{Read, Write};
 use embedded_tls::{TlsReader, TlsWriter};
 use tidegate_wire::output::TooSmall;
-use tidegate_wire::{Channel, Reason};
+use tidegate_wire::{Channel, MessageId, Reason};
 
 use super::Device;
 use super::link::{Connection, FAREWELL, Left, Lost, PAUSE, TRIALS, WRITE};
@@ -19,6 +19,10 @@ use crate::profile::Actuators;
 use crate::state::key;
 use crate::telemetry::{Item, Moment};
 use crate::tls::{Suite, Wire};
+
+/// With so many connections a message whose signature is refused is tried again. They are minutes
+/// apart by then: the buffers last as long as in any other outage.
+const SIGNATURES: u8 = 8;
 
 impl<B: Board, A: Actuators> Device<B, A> {
     /// Reads for ever, and deals with what comes.
@@ -69,6 +73,12 @@ impl<B: Board, A: Actuators> Device<B, A> {
                 // What is wrong may be the credentials and not the message.
                 up.session.borrow_mut().restore(item);
                 return Err(Lost::TrialRejected);
+            }
+            Event::Settled(item, Verdict::Rejected(Some(Reason::BadSignature), _))
+                if !up.proven.get() && self.is_worth_keeping(item.id) =>
+            {
+                up.session.borrow_mut().restore(item);
+                return Err(Lost::SecretRefused);
             }
             Event::Settled(item, verdict) => {
                 if let (Verdict::Accepted, Moment::Uptime(at)) = (verdict, item.moment)
@@ -123,6 +133,18 @@ impl<B: Board, A: Actuators> Device<B, A> {
         Ok(())
     }
 
+    /// Whether a message whose signature was refused, before any was accepted, is to be tried with
+    /// further connections: more likely the gateway has another secret than that of all things this
+    /// message is wrong, and what is in the buffers would go the same way.
+    fn is_worth_keeping(&self, id: MessageId) -> bool {
+        let before = match self.refused.get() {
+            Some((refused, times)) if refused == id => times,
+            _ => 0,
+        };
+        self.refused.set(Some((id, before.saturating_add(1))));
+        before < SIGNATURES
+    }
+
     async fn settle(&self, item: &Item, verdict: Verdict) {
         if let Verdict::Rejected(reason, code) = verdict {
             log::warn!("gateway rejected {} ({reason:?}, {code:?})", item.id);
@@ -142,20 +164,28 @@ impl<B: Board, A: Actuators> Device<B, A> {
         }
     }
 
-    /// A message was accepted: certificate, key, roots and secret work, and so does the firmware.
+    /// A message was accepted: certificate, key, roots, secret and time are right, and the firmware
+    /// works.
     async fn proven(&self, up: &Connection<'_>, slots: &mut B::Slots) {
+        self.confirm_time().await;
         if let Err(error) = slots.confirm().await {
             log::error!("firmware could not be confirmed: {error:?}");
         }
         let mut store = self.store.lock().await;
         if up.on_trial {
             match store.confirm().await {
-                Ok(()) => self.event("credentials_renewed", |_| Ok(())),
+                Ok(()) => {
+                    log::info!("new credentials work and are kept");
+                    self.event("credentials_renewed", |_| Ok(()));
+                }
                 Err(error) => log::error!("{error}"),
             }
         } else if store.trial().is_some() && self.refusals.get() >= TRIALS {
             match store.discard().await {
-                Ok(()) => self.event("credentials_refused", |_| Ok(())),
+                Ok(()) => {
+                    log::warn!("new credentials were refused and are given up");
+                    self.event("credentials_refused", |_| Ok(()));
+                }
                 Err(error) => log::error!("{error}"),
             }
         } else if store.trial().is_some() {

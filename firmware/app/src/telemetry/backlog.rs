@@ -30,8 +30,8 @@ pub enum BacklogError {
     Flash,
 }
 
-/// Set in a stored time that is not one of day but since start, because the former was not known:
-/// then the lowest 40 bits are milliseconds (34 years) and the 23 between say which start.
+/// Set in a stored time that is not one of day but since start, because the former was not known or
+/// not confirmed: then the lowest 40 bits are milliseconds (34 years) and the 23 between say which start.
 const SINCE_START: u64 = 1 << 63;
 const UPTIME_BITS: u32 = 40;
 const UPTIME: u64 = (1 << UPTIME_BITS) - 1;
@@ -206,12 +206,12 @@ impl<F: MultiwriteNorFlash> Backlog<F> {
 
     /// A moment as it is stored.
     fn time(&self, moment: Moment, clock: &WallClock) -> u64 {
-        match (moment, moment.wall(clock)) {
-            (_, Some(wall)) => wall & !SINCE_START,
+        let confirmed = moment.wall(clock).filter(|_| clock.is_confirmed());
+        match (moment, confirmed) {
+            (Moment::Wall(wall), _) | (_, Some(wall)) => wall & !SINCE_START,
             (Moment::Uptime(uptime), None) => {
                 SINCE_START | self.start << UPTIME_BITS | millis(uptime) & UPTIME
             }
-            (Moment::Wall(_), None) => 0,
         }
     }
 

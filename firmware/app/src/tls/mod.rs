@@ -2,7 +2,7 @@
 //!
 //! embedded-tls does the protocol. What it verifies by itself is not enough (see [`verifier`]), and
 //! it lets a server leave out its certificate or the proof that it holds the key: so a connection
-//! is one only if [`Identity::proven`] says so after the handshake, and the device signs nothing
+//! is one only if `Identity::proven` says so after the handshake, and the device signs nothing
 //! before.
 
 mod extensions;

@@ -10,12 +10,13 @@ use proptest::prelude::*;
 use super::super::tests::reading;
 use super::super::{Backlog, Item, Moment};
 use super::*;
-use crate::memory_flash::{MemoryFlash, wait};
+use crate::memory_flash::{MemoryFlash, every_power_loss, wait};
 
 /// The time of day is known: it was 1,000 s when the device started.
 fn clock() -> WallClock {
     let mut clock = WallClock::new(0, None);
     clock.set(1_000_000, Duration::ZERO).unwrap();
+    clock.confirm();
     clock
 }
 
@@ -220,8 +221,12 @@ fn without_the_time_of_day_readings_go_to_flash_all_the_same() {
         let flash = MemoryFlash::multiwrite(3);
         let mut readings = open(&flash, 7).await;
         let unset = WallClock::new(0, None);
+        // Nor is a time believed that the gateway did not confirm.
+        let mut said = unset;
+        said.set(9_000_000_000, Duration::ZERO).unwrap();
         for number in 0..RAM as u32 + 8 {
-            readings.keep(reading(number), &unset).await.unwrap();
+            let clock = if number < 4 { &unset } else { &said };
+            readings.keep(reading(number), clock).await.unwrap();
         }
         assert_eq!(readings.take_lost(), 0);
         // It is learnt before they are sent: they say when they were taken.
@@ -237,4 +242,42 @@ fn without_the_time_of_day_readings_go_to_flash_all_the_same() {
         assert_eq!(readings.take_lost(), 8);
         assert_eq!(open(&flash, 9).await.take_lost(), 0, "told once");
     });
+}
+
+/// Whatever is in flash when the power goes, what was on its way from RAM included: a run without
+/// gaps comes out afterwards.
+#[test]
+fn the_order_outlasts_a_power_loss() {
+    const COUNT: u32 = RAM as u32 + 8;
+    every_power_loss(
+        || MemoryFlash::multiwrite(2),
+        async |flash| {
+            let backlog = Backlog::open(flash, 0).await?;
+            let mut readings = Readings::new(backlog);
+            for number in 0..4 {
+                readings.keep(reading(number), &clock()).await?;
+            }
+            for number in 0..3 {
+                assert_eq!(readings.next().await?, Some(reading(number)));
+            }
+            for number in 4..COUNT {
+                readings.keep(reading(number), &clock()).await?;
+            }
+            readings.settle(reading(0).id).await?;
+            readings.flush(&clock()).await
+        },
+        |flash| {
+            wait(async {
+                let mut readings = open(&flash, 1).await;
+                let left = drain(&mut readings).await;
+                assert!(
+                    left.windows(2).all(|pair| pair[1] == pair[0] + 1),
+                    "{left:?}"
+                );
+                readings.keep(reading(999), &clock()).await.unwrap();
+                readings.flush(&clock()).await.unwrap();
+                assert_eq!(drain(&mut open(&flash, 2).await).await, [999]);
+            });
+        },
+    );
 }
