@@ -72,6 +72,11 @@ impl Specimen {
         drop(client);
         if orderly {
             assert!(gateway.stop().success());
+            // What is in the WAL would stand in for what is damaged.
+            let path = gateway.setup.state_dir().join(FILES[0]);
+            let conn = rusqlite::Connection::open(path).unwrap();
+            conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+                .unwrap();
         } else {
             gateway.kill();
         }
@@ -273,13 +278,15 @@ fn two_hundred_flipped_bits_in_the_wal_lose_nothing_in_silence() {
     flips(false, 1, 200);
 }
 
-/// Flips one bit at a time at random places of a file. Half of them where pages say what they are:
-/// in their headers and cell pointers, of index and inner pages too.
+/// Flips one bit at a time at random places of a file: half of them where pages have their headers
+/// and cell pointers, those of indices among them.
 fn flips(orderly: bool, file: usize, count: usize) {
     let mut dice = Dice::new();
     let mut specimen = Specimen::new(orderly);
     let length = specimen.whole(file).len() as u64;
     assert!(length > 4_096, "there is something to damage");
+    // The last transaction of a WAL cannot be told from one that a power cut tore.
+    let length = if file == 1 { length * 9 / 10 } else { length };
     let mut found = std::collections::BTreeMap::<&str, usize>::new();
     for round in 0..count {
         let page = dice.below(length / 4_096) * 4_096;

@@ -25,7 +25,8 @@ pub enum Behaviour {
     Status(u16),
     /// Something that is not HTTP.
     Garbage,
-    /// 200 and a part of the body it announced; then it closes.
+    /// 200 and a part of the body it announced; then it closes. The status says that it has taken
+    /// the message; only its reply is torn.
     Half,
     /// 200 and a body of this many bytes.
     Huge(u64),
@@ -162,7 +163,7 @@ fn serve(mut stream: &TcpStream, shared: &Shared) -> io::Result<()> {
         let behaviour = lock(&shared.behaviour).clone();
         let well = matches!(
             behaviour,
-            Behaviour::Well | Behaviour::Slow(_) | Behaviour::Huge(_)
+            Behaviour::Well | Behaviour::Slow(_) | Behaviour::Huge(_) | Behaviour::Half
         );
         if let Behaviour::Slow(delay) = behaviour {
             thread::sleep(delay);
