@@ -358,7 +358,11 @@ fn sql_error(path: &Path, source: rusqlite::Error) -> OpenError {
 
 fn store_error(path: &Path, error: StoreError) -> OpenError {
     match error {
-        StoreError::Sql(source) => sql_error(path, source),
+        StoreError::Sql(source) | StoreError::Malformed(source) => sql_error(path, source),
+        StoreError::Damaged { seq, detail } => OpenError::Damaged {
+            path: path.to_owned(),
+            detail: format!("at position {seq} of the log: {detail}"),
+        },
         other => OpenError::Damaged {
             path: path.to_owned(),
             detail: other.to_string(),

@@ -232,7 +232,11 @@ fn note(taken: &mut Taken, device: String, key: String, body: &[u8], well: bool)
     }
     taken.bodies.insert(key, (hash, well));
     let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    match body["n"].as_u64() {
+    let filler = body["filler"].as_str().unwrap_or("-");
+    match body["n"]
+        .as_u64()
+        .filter(|_| filler.bytes().all(|byte| byte == b'x'))
+    {
         Some(number) => taken.numbers.entry(device).or_default().push(number),
         None => taken
             .contradictions

@@ -211,4 +211,14 @@ impl Dice {
         self.0 ^= self.0 << 17;
         self.0 % bound
     }
+
+    /// As [`Dice::below`], of something that has a length.
+    pub fn below_len(&mut self, bound: usize) -> usize {
+        usize::try_from(self.below(bound as u64)).unwrap()
+    }
+
+    /// One of a byte's bits.
+    pub fn bit(&mut self) -> u32 {
+        u32::try_from(self.below(8)).unwrap()
+    }
 }

@@ -199,9 +199,11 @@ impl Gateway {
         self.child = Some(child);
     }
 
-    /// Whether it was started and not stopped since.
-    pub fn runs(&self) -> bool {
-        self.child.is_some()
+    /// Whether it was started and has not ended since, by itself or otherwise.
+    pub fn running(&mut self) -> bool {
+        self.child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
     /// Its status, if it has ended by itself.
