@@ -4,10 +4,18 @@
 //! clock is at or past a floor that only moves forward (the newest time this gateway ever
 //! persisted, and the time it was built), freshness and certificate validity mean nothing, so
 //! connections are refused with a reason that says so.
+//!
+//! A clock may also jump ahead by mistake and come back. If what it read meanwhile were taken for
+//! certain, the gateway would refuse everybody for as long as the jump was wide. So after a step
+//! ahead, nothing that cannot be taken back is done by the new time (the floor does not rise, what is
+//! owed does not expire) until it has stood for an hour: [`Clock::settled`].
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -44,6 +52,7 @@ pub fn system_now() -> UnixMillis {
 pub struct Clock {
     floor: AtomicU64,
     read: fn() -> UnixMillis,
+    steps: Mutex<Steps>,
 }
 
 /// The system clock reads earlier than a time that has certainly passed.
@@ -59,7 +68,44 @@ pub struct Untrusted {
 
 /// How far the clock may be set back in operation before it is no longer believed. NTP steps of less
 /// than this are ordinary; freshness tolerates 300 s anyway.
-const STEP_TOLERANCE_MS: u64 = 60_000;
+pub(crate) const STEP_TOLERANCE_MS: u64 = 60_000;
+
+/// How long a step ahead must stand before it is taken for the truth. Whoever looks after the machine,
+/// or NTP, has put it right by then; and after a start without a clock battery, an hour without a
+/// rising floor costs nothing that freshness and the memory of message ids do not cover.
+const SETTLES: Duration = Duration::from_secs(3600);
+
+/// Steps of the clock, seen from one that is never set.
+#[derive(Debug, Default)]
+struct Steps {
+    /// What the clock read when it was last believed.
+    believed: Option<(UnixMillis, Instant)>,
+    /// Since when it has been ahead of that.
+    ahead_since: Option<Instant>,
+}
+
+impl Steps {
+    /// Takes a reading and says whether it is to be taken for certain. (`instant` may stand still
+    /// while the machine sleeps, which then looks like a step: it settles as one.)
+    fn settled(&mut self, now: UnixMillis, instant: Instant) -> bool {
+        let expected = self.believed.map_or(now.0, |(then, at)| {
+            let ran = instant.saturating_duration_since(at).as_millis();
+            then.0
+                .saturating_add(u64::try_from(ran).unwrap_or(u64::MAX))
+        });
+        if now.0 > expected.saturating_add(STEP_TOLERANCE_MS) {
+            let since = *self.ahead_since.get_or_insert(instant);
+            if instant.saturating_duration_since(since) < SETTLES {
+                return false;
+            }
+        }
+        *self = Self {
+            believed: Some((now, instant)),
+            ahead_since: None,
+        };
+        true
+    }
+}
 
 impl Clock {
     /// A clock over the system's that is trusted from `floor` on.
@@ -74,6 +120,7 @@ impl Clock {
         Self {
             floor: AtomicU64::new(floor.0),
             read,
+            steps: Mutex::default(),
         }
     }
 
@@ -88,6 +135,15 @@ impl Clock {
             return Err(Untrusted { now, floor });
         }
         Ok(now)
+    }
+
+    /// The time for what cannot be taken back; `None` while the clock is not trusted, or has stepped
+    /// ahead and not stood there for long.
+    #[must_use]
+    pub fn settled(&self) -> Option<UnixMillis> {
+        let now = self.now().ok()?;
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.settled(now, Instant::now()).then_some(now)
     }
 
     /// The time as the source reads it, trusted or not; for logs and for what only orders events.
@@ -128,6 +184,31 @@ mod tests {
             Ok(UnixMillis(900_000)),
             "a small step back is ordinary"
         );
+    }
+
+    #[test]
+    fn a_step_ahead_is_certain_only_after_an_hour() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let reads = UnixMillis::from_seconds;
+        const DAY: u64 = 86_400;
+        let mut steps = Steps::default();
+        assert!(steps.settled(reads(1_000), at(0)), "what it starts with");
+        assert!(
+            steps.settled(reads(1_065), at(10)),
+            "small steps are ordinary"
+        );
+        assert!(!steps.settled(reads(1_070 + DAY), at(15)));
+        assert!(!steps.settled(reads(1_071 + 2 * DAY), at(16)), "on and on");
+        assert!(steps.settled(reads(1_080), at(25)), "it came back");
+        assert!(!steps.settled(reads(1_090 + DAY), at(35)));
+        assert!(!steps.settled(reads(4_600 + DAY), at(3_545)));
+        assert!(
+            steps.settled(reads(4_690 + DAY), at(3_635)),
+            "it stood for an hour"
+        );
+        assert!(steps.settled(reads(4_700 + DAY), at(3_645)));
+        assert!(steps.settled(reads(5_000), at(3_700)), "and was wrong");
     }
 
     #[test]

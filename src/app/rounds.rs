@@ -44,12 +44,19 @@ impl Gateway {
         let Ok(now) = self.clock.now() else {
             return Ok(());
         };
-        self.clock.raise_floor(now);
+        // And nothing that cannot be taken back on the word of one that has just jumped.
+        let settled = self.clock.settled();
+        if let Some(settled) = settled {
+            self.clock.raise_floor(settled);
+            self.store.note_time(settled);
+        }
         self.commands.expire(now).await?;
         if seldom {
-            let store = self.store.clone();
-            let expired = tokio::task::spawn_blocking(move || store.expire(now)).await;
-            expired.map_err(|_| StoreError::Stopping)??;
+            if let Some(settled) = settled {
+                let store = self.store.clone();
+                let expired = tokio::task::spawn_blocking(move || store.expire(settled)).await;
+                expired.map_err(|_| StoreError::Stopping)??;
+            }
             self.note().await?;
         }
         Ok(())

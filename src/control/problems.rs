@@ -26,7 +26,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let code = match &error {
             StoreError::Full | StoreError::Stopping => Code::Unavailable,
-            StoreError::Damaged { .. } => Code::Damaged,
+            StoreError::Damaged { .. } | StoreError::Malformed(_) => Code::Damaged,
             StoreError::NoSuchUpstream => Code::NotFound,
             StoreError::Sql(_) => Code::Io,
         };

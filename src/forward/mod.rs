@@ -266,7 +266,7 @@ impl Shared {
     fn now(&self) -> Now {
         Now {
             instant: Instant::now(),
-            wall: self.parts.clock.now().ok(),
+            wall: self.parts.clock.settled(),
         }
     }
 

@@ -50,6 +50,7 @@ pub(super) fn run(shared: &Shared) {
         parked: Instant::now() + LOOK_AT_PARKED,
         age: Instant::now(),
     };
+    let mut failing = false;
     while !shared.stopping.is_cancelled() {
         let work = next_work(shared, &mut due);
         if let Some(flush) = work.flush
@@ -70,11 +71,16 @@ pub(super) fn run(shared: &Shared) {
             }
         });
         match read {
-            Ok(()) => {}
+            Ok(()) => failing = false,
             Err(StoreError::Stopping) => break,
             Err(error) => {
                 let upstream = &shared.parts.name;
-                tracing::error!(%upstream, %error, "what is owed could not be read; trying again");
+                // Said once: what is damaged stays so, and is asked for every second.
+                if mem::replace(&mut failing, true) {
+                    tracing::debug!(%upstream, %error, "what is owed could not be read again");
+                } else {
+                    tracing::error!(%upstream, %error, "what is owed could not be read; trying again");
+                }
                 pause(shared);
             }
         }

@@ -6,6 +6,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     task::{Context, Poll, Wake, Waker},
@@ -53,6 +54,8 @@ pub(super) struct Inner {
     pub(super) places: Mutex<HashMap<UpstreamKey, Place>>,
     pub(super) unwanted: Mutex<HashMap<UpstreamKey, Vec<Seq>>>,
     meta: Meta,
+    /// Milliseconds since 1970 that have certainly passed: written down with the next commit.
+    certain: AtomicU64,
     pub(super) settings: Settings,
     pub(super) metrics: Arc<StoreMetrics>,
     /// Held as long as anybody can reach the database.
@@ -78,6 +81,7 @@ impl Inner {
             places: Mutex::default(),
             unwanted: Mutex::default(),
             meta: meta.clone(),
+            certain: AtomicU64::new(meta.highest_time.0),
             settings: settings.clone(),
             metrics,
             _lock: lock,
@@ -94,6 +98,11 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner) = state;
         self.log_end
             .send_if_modified(|end| std::mem::replace(end, upstreams.log.end) != upstreams.log.end);
+    }
+
+    /// The newest time that has certainly passed.
+    pub(super) fn certain(&self) -> UnixMillis {
+        UnixMillis(self.certain.load(Ordering::Relaxed))
     }
 
     /// Takes nothing more.
@@ -288,6 +297,12 @@ impl Store {
     #[must_use]
     pub fn highest_time(&self) -> UnixMillis {
         self.inner.meta.highest_time
+    }
+
+    /// This time has certainly passed; it is written down with one of the next commits, and is the
+    /// clock's floor after the next start.
+    pub fn note_time(&self, time: UnixMillis) {
+        self.inner.certain.fetch_max(time.0, Ordering::Relaxed);
     }
 
     #[must_use]

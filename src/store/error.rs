@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use rusqlite::ErrorCode;
 
+use super::DATABASE;
+
 /// Why a batch is not on disk. None of its messages may be acknowledged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum IngestError {
@@ -19,10 +21,16 @@ pub enum IngestError {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("database: {0}")]
-    Sql(#[from] rusqlite::Error),
+    Sql(rusqlite::Error),
+    #[error(
+        "{DATABASE} is damaged ({0}); it is kept as it is: restore a backup, or move it away to start empty"
+    )]
+    Malformed(rusqlite::Error),
     #[error("the disk is full; free some space, or let an upstream catch up")]
     Full,
-    #[error("the log is damaged at position {seq} ({detail}); restore a backup")]
+    #[error(
+        "{DATABASE} is damaged at position {seq} of the log ({detail}); it is kept as it is: restore a backup, or move it away to start empty"
+    )]
     Damaged { seq: u64, detail: String },
     #[error("no such upstream; see `tidegate status` for those there are")]
     NoSuchUpstream,
@@ -73,6 +81,15 @@ pub(super) enum Failure {
     Stopping,
 }
 
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Malformed(error),
+            _ => Self::Sql(error),
+        }
+    }
+}
+
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
@@ -94,7 +111,7 @@ impl From<rusqlite::Error> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Sql(error) => error.into(),
+            StoreError::Sql(error) | StoreError::Malformed(error) => error.into(),
             StoreError::Full => Self::Full,
             StoreError::Stopping => Self::Stopping,
             other => Self::Damaged(other.to_string()),
@@ -117,7 +134,7 @@ impl From<&Failure> for StoreError {
         match failure {
             Failure::Full => Self::Full,
             Failure::Stopping => Self::Stopping,
-            Failure::Damaged(detail) => Self::Sql(rusqlite::Error::SqliteFailure(
+            Failure::Damaged(detail) => Self::Malformed(rusqlite::Error::SqliteFailure(
                 rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
                 Some(detail.clone()),
             )),

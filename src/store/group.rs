@@ -12,7 +12,7 @@ use super::{
     writer::{Job, Request, Work},
 };
 use crate::{
-    clock::UnixMillis,
+    clock::{self, UnixMillis},
     config::WhenFull,
     envelope::Kind,
     replay::{Entry, Key, Moment, Seen},
@@ -176,8 +176,20 @@ impl Writer {
 
     fn note_time(&mut self, batch: &Batch) {
         if let Some((record, ..)) = batch.items().last() {
-            self.now = self.now.max(record.received_at);
+            self.reached(record.received_at);
         }
+    }
+
+    /// Takes the time from a message. It came through another thread than the last one, so it may be
+    /// a little older; one that is much older was received after the clock was set back, and to go on
+    /// by the old time would be to forget at once whatever is remembered.
+    fn reached(&mut self, received: UnixMillis) {
+        let set_back = received.0.saturating_add(clock::STEP_TOLERANCE_MS) < self.now.0;
+        self.now = if set_back {
+            received
+        } else {
+            self.now.max(received)
+        };
     }
 
     fn ingest(&mut self, batch: &Batch) -> Result<Vec<Verdict>, Failure> {
@@ -196,7 +208,7 @@ impl Writer {
         dup: bool,
     ) -> Result<Verdict, Failure> {
         let received = record.received_at;
-        self.now = self.now.max(received);
+        self.reached(received);
         if record.remembered {
             let key = Key {
                 device: record.device,
@@ -322,9 +334,11 @@ impl Writer {
             .pruned_segments
             .add(log::prune(&parts.conn, floor)?);
         parts.upstreams.save(&parts.conn)?;
-        if self.now.0 >= self.saved_time.0 + TIME_EVERY_MS {
-            open::save_highest_time(&parts.conn, self.now)?;
-            self.saved_time = self.now;
+        // Not the time of messages: the clock may have jumped ahead when they came.
+        let certain = parts.inner.certain();
+        if certain.0 >= self.saved_time.0 + TIME_EVERY_MS {
+            open::save_highest_time(&parts.conn, certain)?;
+            self.saved_time = certain;
         }
         Ok(())
     }

@@ -85,6 +85,17 @@ pub(super) fn holding(conn: &Connection, seq: Seq) -> Result<Option<Segment>, St
     Ok(segment.filter(|segment| segment.first <= seq))
 }
 
+/// Positions have no gaps: what is not there between two segments was lost with its row.
+pub(super) fn gap(reached: Seq, next: Seq) -> StoreError {
+    StoreError::Damaged {
+        seq: reached.0 + 1,
+        detail: format!(
+            "what should come before position {next} is gone",
+            next = next.0
+        ),
+    }
+}
+
 /// Calls `each` for every record after `seq`, in order.
 pub(super) fn each_after(
     conn: &Connection,
@@ -93,6 +104,10 @@ pub(super) fn each_after(
 ) -> Result<(), StoreError> {
     let mut at = seq;
     while let Some(segment) = after(conn, at)? {
+        // The first one may begin later: what was before it is pruned.
+        if at > seq && segment.first.0 > at.0 + 1 {
+            return Err(gap(at, segment.first));
+        }
         let mut reached = at;
         for (seq, record) in segment.records().filter(|(seq, _)| *seq > at) {
             each(seq, record);

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{self, Read},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use super::{
     Checkpointer, OpenError, Store, StoreError, StoreMetrics, Writer, api, checkpoint, db, outbox,
-    schema, seen, un, writer,
+    schema, seen, un, wal, writer,
 };
 use crate::{clock::UnixMillis, config::Config, envelope::DigestKey, replay::HashKey};
 
@@ -85,8 +85,8 @@ impl Store {
     ) -> Result<Opened, OpenError> {
         let path = &options.path;
         let sql = |source| sql_error(path, source);
-        let lock = lock(path)?;
-        inspect(path)?;
+        let mut lock = lock(path)?;
+        inspect(path, &lock)?;
         let mut conn = connect(path).map_err(sql)?;
         let found: i64 = conn
             .pragma_query_value(None, "user_version", |row| row.get(0))
@@ -100,6 +100,7 @@ impl Store {
         }
         schema::migrate(&mut conn, found).map_err(sql)?;
         let meta = Meta::load(&mut conn, now).map_err(sql)?;
+        mark(path, &mut lock)?;
 
         let store = |error| store_error(path, error);
         let unsealed_max =
@@ -250,9 +251,23 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Cheap checks of the file itself; everything deeper is checked when it is read (segments and pages
-/// carry checksums) or by [`super::backup::verify`], which reads all of it.
-fn inspect(path: &Path) -> Result<(), OpenError> {
+/// Says in the lock that there is a database now: one that is empty later was not always so.
+fn mark(path: &Path, lock: &mut File) -> Result<(), OpenError> {
+    let io = |source| OpenError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    if lock.metadata().map_err(io)?.len() == 0 {
+        lock.write_all(b"a database was made here\n")
+            .and_then(|()| lock.sync_all())
+            .map_err(io)?;
+    }
+    Ok(())
+}
+
+/// Cheap checks of the files themselves; everything deeper is checked when it is read (segments and
+/// pages carry checksums) or by [`super::backup::verify`], which reads all of it.
+fn inspect(path: &Path, lock: &File) -> Result<(), OpenError> {
     const MAGIC: &[u8] = b"SQLite format 3\0";
     let damaged = |detail: &str| OpenError::Damaged {
         path: path.to_owned(),
@@ -262,14 +277,31 @@ fn inspect(path: &Path) -> Result<(), OpenError> {
         path: path.to_owned(),
         source,
     };
+    let wal_path = wal_of(path);
+    let wal = wal::inspect(&wal_path)
+        .map_err(io)?
+        .map_err(|detail| OpenError::Damaged {
+            path: wal_path,
+            detail,
+        })?;
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Moved away to start empty; but SQLite would throw away what the WAL has.
+            return match wal.pages {
+                Some(_) => Err(damaged("it is gone, and its -wal file is still there")),
+                None => Ok(()),
+            };
+        }
         Err(error) => return Err(io(error)),
     };
     let length = file.metadata().map_err(io)?.len();
     if length == 0 {
-        return Ok(());
+        // A process may have died before it wrote the first page; then nothing else was written.
+        if wal.pages.is_none() && lock.metadata().map_err(io)?.len() == 0 {
+            return Ok(());
+        }
+        return Err(damaged("it is empty"));
     }
     let mut header = [0; 100];
     if file.read_exact(&mut header).is_err() {
@@ -283,10 +315,8 @@ fn inspect(path: &Path) -> Result<(), OpenError> {
     if !header.starts_with(MAGIC) {
         return Err(damaged("it does not begin as a database does"));
     }
-    let foreign = number(68) != APPLICATION_ID.cast_unsigned();
     // A process that died while it made the file may have left everything in the WAL.
-    let wal = std::fs::metadata(wal_of(path)).map_or(0, |wal| wal.len());
-    if foreign && wal == 0 {
+    if number(68) != APPLICATION_ID.cast_unsigned() && wal.pages.is_none() {
         return Err(OpenError::Foreign {
             path: path.to_owned(),
         });
@@ -295,9 +325,14 @@ fn inspect(path: &Path) -> Result<(), OpenError> {
         1 => 65_536,
         size => size,
     };
-    let expected = u64::from(number(28)) * page;
-    if length < expected && wal == 0 {
-        return Err(damaged(&format!("it has {length} of {expected} bytes")));
+    // What the last commit says it has is in the file or in the WAL.
+    let pages = wal.pages.unwrap_or_else(|| number(28));
+    let present = u32::try_from(length / page.max(1)).unwrap_or(u32::MAX);
+    if let Some(missing) = (present..pages).find(|before| !wal.holds.contains(&(before + 1))) {
+        let (missing, expected) = (missing + 1, u64::from(pages) * page);
+        return Err(damaged(&format!(
+            "it has {length} of {expected} bytes, and page {missing} is nowhere else"
+        )));
     }
     Ok(())
 }
@@ -323,7 +358,11 @@ fn sql_error(path: &Path, source: rusqlite::Error) -> OpenError {
 
 fn store_error(path: &Path, error: StoreError) -> OpenError {
     match error {
-        StoreError::Sql(source) => sql_error(path, source),
+        StoreError::Sql(source) | StoreError::Malformed(source) => sql_error(path, source),
+        StoreError::Damaged { seq, detail } => OpenError::Damaged {
+            path: path.to_owned(),
+            detail: format!("at position {seq} of the log: {detail}"),
+        },
         other => OpenError::Damaged {
             path: path.to_owned(),
             detail: other.to_string(),

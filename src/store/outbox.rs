@@ -44,6 +44,9 @@ impl Upstreams {
                 seq: position.0,
                 detail: "what an upstream has settled cannot be read".to_owned(),
             };
+            if position > log.end {
+                return Err(damaged());
+            }
             let upstream = Upstream {
                 name: row.get(1)?,
                 configured: row.get(2)?,

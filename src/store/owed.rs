@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError},
+    time::Duration,
 };
 
 use super::{
@@ -17,6 +18,10 @@ use crate::clock::UnixMillis;
 
 /// Positions not wanted by an upstream that wait to be settled with the next thing it settles.
 const UNWANTED_MAX: usize = 4_096;
+
+/// How long the state may be behind a commit that a reader sees already: far less than this.
+const SHOWN_TRIES: u32 = 50;
+const SHOWN_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where an upstream's reading of the log goes on, so that a segment is read once.
 #[derive(Debug, Default)]
@@ -134,7 +139,7 @@ impl Store {
             max_bytes,
             ..Piece::default()
         };
-        let result = self.read_piece(place, row, state.log.end, &mut piece);
+        let result = self.read_piece(place, (upstream, row), state.log.end, &mut piece);
         let waiting = self.keep_unwanted(upstream, piece.unwanted);
         self.places().insert(upstream, result?);
         if waiting >= UNWANTED_MAX {
@@ -143,11 +148,25 @@ impl Store {
         Ok(piece.messages)
     }
 
+    /// There is nothing between `reached` and `next`: because it was settled and pruned since the
+    /// state was looked at, or because it is lost. The state is shown right after the commit that
+    /// pruned, so it need not be waited for long.
+    fn pruned(&self, upstream: UpstreamKey, reached: Seq, next: Seq) -> Result<(), StoreError> {
+        for _ in 0..SHOWN_TRIES {
+            let position = self.position(upstream).ok_or(StoreError::NoSuchUpstream)?;
+            if position.0 + 1 >= next.0 {
+                return Ok(());
+            }
+            std::thread::sleep(SHOWN_PAUSE);
+        }
+        Err(log::gap(reached, next))
+    }
+
     /// Fills `piece` from `place` on; returns where to go on.
     fn read_piece(
         &self,
         mut place: Place,
-        row: &Upstream,
+        (upstream, row): (UpstreamKey, &Upstream),
         end: Seq,
         piece: &mut Piece,
     ) -> Result<Place, StoreError> {
@@ -160,10 +179,16 @@ impl Store {
                 Some(found) if found.1.seq <= found.0.last() => found,
                 _ => match self.inner.readers.read(|conn| log::after(conn, reached))? {
                     Some(segment) => {
+                        if segment.first.0 > reached.0 + 1 {
+                            self.pruned(upstream, reached, segment.first)?;
+                        }
                         let start = segment.records().cursor();
                         (Arc::new(segment), start)
                     }
-                    None => break,
+                    None => {
+                        self.pruned(upstream, reached, Seq(end.0 + 1))?;
+                        break;
+                    }
                 },
             };
             let mut records = segment.records_from(cursor);

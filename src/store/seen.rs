@@ -135,7 +135,10 @@ pub(super) fn load(
         .collect::<rusqlite::Result<Vec<_>>>()?;
     let mut memory = Memory::new(key, window_s, max_unsealed_bytes, state, records);
     let mut unsealed_bytes = 0;
-    log::each_after(conn, super::Seq(state.sealed_through), |_, record| {
+    let sealed = super::Seq(state.sealed_through);
+    let mut first = None;
+    log::each_after(conn, sealed, |seq, record| {
+        first = first.or(Some(seq));
         unsealed_bytes += record.payload.len() as u64;
         if record.remembered {
             let key = Key {
@@ -149,6 +152,10 @@ pub(super) fn load(
             memory.restore(entry, record.timestamp, record.received_at.seconds());
         }
     })?;
+    // What is not sealed is never pruned.
+    if let Some(first) = first.filter(|first| first.0 > sealed.0 + 1) {
+        return Err(log::gap(sealed, first));
+    }
     Ok((memory, unsealed_bytes))
 }
 

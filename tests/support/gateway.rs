@@ -27,6 +27,7 @@ pub struct Setup {
     hosts: Vec<String>,
     devices: String,
     rest: String,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -38,7 +39,14 @@ impl Setup {
             hosts: vec!["localhost".into(), "127.0.0.1".into()],
             devices: String::new(),
             rest: String::new(),
+            environment: Vec::new(),
         }
+    }
+
+    /// A variable for the daemon, not for other subcommands.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
     }
 
     /// A further name or address that the gateway's certificate carries.
@@ -149,10 +157,28 @@ impl Gateway {
 
     /// Starts the daemon and waits until it listens.
     pub fn start(&mut self) {
+        self.spawn();
+        let address = self.setup.mqtt;
+        eventually("the gateway to listen", SOON, || {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                panic!("the gateway ended with {status}:\n{}", self.log());
+            }
+            std::net::TcpStream::connect(address).ok()
+        });
+    }
+
+    /// Starts the daemon and waits for nothing.
+    pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let mut child = self
             .setup
             .command(&["run"])
+            .envs(
+                self.setup
+                    .environment
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -171,13 +197,20 @@ impl Gateway {
             });
         }
         self.child = Some(child);
-        let address = self.setup.mqtt;
-        eventually("the gateway to listen", SOON, || {
-            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-                panic!("the gateway ended with {status}:\n{}", self.log());
-            }
-            std::net::TcpStream::connect(address).ok()
-        });
+    }
+
+    /// Whether it was started and has not ended since, by itself or otherwise.
+    pub fn running(&mut self) -> bool {
+        self.child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// Its status, if it has ended by itself.
+    pub fn try_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().unwrap()?;
+        self.child = None;
+        Some(status)
     }
 
     /// Everything the daemon printed so far.

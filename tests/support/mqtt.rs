@@ -189,6 +189,10 @@ impl Client {
         self.socket.set_read_timeout(Some(timeout)).unwrap();
     }
 
+    pub fn set_write_timeout(&self, timeout: Duration) {
+        self.socket.set_write_timeout(Some(timeout)).unwrap();
+    }
+
     /// The next packet; an error when none comes in time or the connection ends.
     pub fn receive(&mut self) -> io::Result<Packet> {
         self.next(Accept::FromServer(self.gateway.version))

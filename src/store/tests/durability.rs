@@ -354,11 +354,45 @@ fn a_backup_is_taken_while_messages_come_and_can_be_put_back() {
 #[test]
 fn time_that_was_seen_is_remembered() {
     let running = Running::new();
+    let certain = UnixMillis::from_seconds(START + 86_400);
+    running.store.note_time(certain);
+    running.put(sample(1));
+    let running = running.restart();
+    assert_eq!(running.store.highest_time(), certain);
+}
+
+#[test]
+fn the_time_of_a_message_is_not_certain() {
+    let running = Running::new();
     let mut late = sample(1);
     late.at = 86_400;
     late.kind = Kind::Event;
     running.put(late);
     let running = running.restart();
-    let seen = running.store.highest_time();
-    assert_eq!(seen, UnixMillis::from_seconds(START + 86_400));
+    assert_eq!(
+        running.store.highest_time(),
+        UnixMillis(0),
+        "the clock may have jumped ahead when it came"
+    );
+}
+
+#[test]
+fn what_is_gone_is_not_taken_for_what_never_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path());
+    // A process that died before it wrote the first page.
+    fs::write(&options.path, b"").unwrap();
+    let running = Running::start(&options);
+    running.put(sample(1));
+    let wal = options.path.with_extension("db-wal");
+    let wal_bytes = fs::read(&wal).unwrap();
+    drop(running);
+    fs::write(&options.path, b"").unwrap();
+    assert!(matches!(open(&options), Err(OpenError::Damaged { .. })));
+    fs::remove_file(&options.path).unwrap();
+    fs::write(&wal, wal_bytes).unwrap();
+    assert!(matches!(open(&options), Err(OpenError::Damaged { .. })));
+    // Moved away, both of them: whoever does that wants to begin anew.
+    fs::remove_file(&wal).unwrap();
+    assert!(open(&options).is_ok());
 }

@@ -9,13 +9,17 @@ use std::{
 use crate::{Failure, sh};
 
 /// Debian packages by the program that shows they are there.
-const PACKAGES: [(&str, &str); 6] = [
+const PACKAGES: [(&str, &str); 9] = [
     ("mosquitto_pub", "mosquitto-clients"),
     ("openssl", "openssl"),
     ("curl", "curl"),
     ("python3", "python3"),
     ("cmake", "cmake"),
     ("xxd", "xxd"),
+    // For the faults: disks of their own, and a clock that lies.
+    ("mkfs.ext4", "e2fsprogs"),
+    ("fsfreeze", "util-linux"),
+    ("faketime", "faketime"),
 ];
 
 /// The paho-mqtt client that the stories use, in an environment of its own.
