@@ -30,7 +30,7 @@ pub(crate) const DONE: &str = "DONE";
 pub(crate) const FAILED: &str = "FAILED";
 
 /// The whole flow takes two to five minutes without hardware virtualisation, on two busy cores.
-const PATIENCE: Duration = Duration::from_secs(1200);
+const PATIENCE: Duration = Duration::from_secs(2400);
 const DISK_MIB: u32 = 3072;
 /// NixOS-only (it switches generations), or for hardware that is not there.
 const NOT_STARTED: &[&str] = &[
