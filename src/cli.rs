@@ -86,6 +86,9 @@ enum Action {
     /// a second one at once; SIGHUP reads the configuration again. Under systemd use Type=notify-reload.
     Run,
     /// See it work: a gateway, a backend and devices in one process, nothing to configure
+    ///
+    /// Its state is in ~/.local/state/tidegate/demo, or where --state-dir says; the next start goes on
+    /// with it. Remove the folder to begin anew. Ctrl-C ends it with the ledger, a second one at once.
     Demo(demo::DemoArgs),
     /// Check the configuration
     Check(check::CheckArgs),

@@ -8,9 +8,10 @@
 mod support;
 
 use std::{
+    io::{BufRead as _, BufReader},
     net::TcpListener,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use support::gateway::free_address;
@@ -22,15 +23,19 @@ impl Ports {
         Self([(); 3].map(|()| free_address().to_string()))
     }
 
-    fn demo(&self, state: &Path, more: &[&str]) -> Output {
+    fn command(&self, state: &Path, more: &[&str]) -> Command {
         let [mqtt, api, backend] = &self.0;
-        Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command
             .arg("--state-dir")
             .arg(state)
             .args(["demo", "--mqtt", mqtt, "--api", api, "--backend", backend])
-            .args(more)
-            .output()
-            .unwrap()
+            .args(more);
+        command
+    }
+
+    fn demo(&self, state: &Path, more: &[&str]) -> Output {
+        self.command(state, more).output().unwrap()
     }
 }
 
@@ -68,13 +73,71 @@ fn an_outage_and_four_attacks_leave_a_balanced_ledger_and_a_second_start_goes_on
     assert!(accepted > 50, "{printed}");
     assert_eq!(ledger(&printed, "delivered"), accepted, "{printed}");
 
-    let second = ports.demo(&state, &["--for", "2s"]);
+    // Another port for the devices: their flash still has the first one.
+    let mut ports = ports;
+    ports.0[0] = free_address().to_string();
+    let second = ports.demo(&state, &["--for", "6s", "--attack", "--devices", "1"]);
     let printed = text(&second.stdout);
     assert!(second.status.success(), "{printed}{}", text(&second.stderr));
+    assert_eq!(printed.matches("attack refused").count(), 4, "{printed}");
     assert!(
         ledger(&printed, "accepted") > accepted,
         "the ledger goes on: {printed}"
     );
+}
+
+#[test]
+fn the_commands_that_are_printed_take_effect_and_ctrl_c_ends_it_with_the_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = Ports::free()
+        .command(&folder.path().join("it's state"), &["--for", "5m"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let mut printed = String::new();
+    let mut script = String::new();
+    while !printed.contains("Ctrl-C") {
+        let line = lines.next().expect("the introduction").unwrap();
+        if ["cd ", "curl "]
+            .iter()
+            .any(|&c| line.trim_start().starts_with(c))
+        {
+            script.push_str(&format!(
+                "{} || exit 1\n",
+                line.replace("curl ", "curl -sSf ")
+            ));
+        }
+        printed.push_str(&line);
+        printed.push('\n');
+    }
+    assert_eq!(script.matches("curl").count(), 2, "{printed}");
+    let ran = Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert!(ran.status.success(), "{script}{}", text(&ran.stderr));
+    for effect in [
+        "sensor_001: its LED is at 80 % now",
+        "sensor_003: its relay gate1 is on now",
+    ] {
+        while !printed.contains(effect) {
+            let line = lines
+                .next()
+                .unwrap_or_else(|| panic!("{effect}: {printed}"));
+            printed.push_str(&line.unwrap());
+            printed.push('\n');
+        }
+    }
+    let interrupted = Command::new("kill")
+        .args(["-INT", &demo.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(interrupted.success());
+    for line in lines {
+        printed.push_str(&line.unwrap());
+        printed.push('\n');
+    }
+    assert!(demo.wait().unwrap().success(), "{printed}");
+    assert_eq!(ledger(&printed, "owed"), 0, "{printed}");
+    assert!(ledger(&printed, "accepted") > 0, "{printed}");
 }
 
 #[test]
@@ -98,7 +161,7 @@ fn options_that_contradict_each_other_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (options, named) in [
         (["--for", "2s", "--offline", "3s"].as_slice(), "--offline"),
-        (&["--attack", "--devices", "1"], "--devices"),
+        (&["--devices", "1001"], "--devices"),
         (&["--every", "0s"], "--every"),
         (&["--for", "3x"], "--for"),
         (&["--devices", "0"], "--devices"),

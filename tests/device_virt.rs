@@ -104,6 +104,11 @@ impl World {
 
     /// Commands the device and waits for the outcome.
     fn command(&self, payload: &Value) -> Value {
+        self.outcome(&self.send(payload))
+    }
+
+    /// Queues a command and returns where its outcome will be.
+    fn send(&self, payload: &Value) -> String {
         let bearer = format!("Authorization: Bearer {}", self.key);
         let json = "Content-Type: application/json";
         let body = payload.to_string();
@@ -112,9 +117,13 @@ impl World {
         let (code, answer) = curl(&self.gateway, &arguments);
         assert_eq!(code, 202, "{answer}");
         let answer: Value = serde_json::from_str(&answer).unwrap();
-        let url = format!("{url}/{}", answer["message_id"].as_str().unwrap());
+        format!("{url}/{}", answer["message_id"].as_str().unwrap())
+    }
+
+    fn outcome(&self, url: &str) -> Value {
+        let bearer = format!("Authorization: Bearer {}", self.key);
         eventually("the command's outcome", PATIENCE, || {
-            let (code, status) = curl(&self.gateway, &["-H", &bearer, &url]);
+            let (code, status) = curl(&self.gateway, &["-H", &bearer, url]);
             assert_eq!(code, 200, "{status}");
             let status: Value = serde_json::from_str(&status).unwrap();
             let done = status["status"] == "done" || status["status"] == "failed";
@@ -149,11 +158,16 @@ fn instructions(line: &str) -> u64 {
 }
 
 #[test]
-#[ignore = "needs QEMU and builds the firmware: the step `device` of tests/run"]
+#[ignore = "needs QEMU and builds the firmware: the step `virt` of tests/run"]
 fn a_device_tells_obeys_loses_power_and_comes_back() {
     let mut world = World::new();
+    // The first thing that ever happens to the device: it is told something while it sleeps.
+    let early = world.send(&json!({"action": "led", "value": 35}));
     let mut board = world.power();
     board.wait("connected, session new");
+    let status = world.outcome(&early);
+    assert_eq!(status["status"], "done", "{status}");
+    board.wait("LED at 35 %");
 
     // What is sensed arrives, a press at once.
     board.type_line("pot 1841");
@@ -219,7 +233,7 @@ fn a_device_tells_obeys_loses_power_and_comes_back() {
 
 /// The gateway is away, the device buffers, and then loses power: what was in its flash arrives.
 #[test]
-#[ignore = "needs QEMU and builds the firmware: the step `device` of tests/run"]
+#[ignore = "needs QEMU and builds the firmware: the step `virt` of tests/run"]
 fn readings_in_flash_outlast_a_power_loss() {
     let mut world = World::new();
     let mut board = world.power();
@@ -255,7 +269,7 @@ fn readings_in_flash_outlast_a_power_loss() {
 }
 
 #[test]
-#[ignore = "needs QEMU and builds the firmware: the step `device` of tests/run"]
+#[ignore = "needs QEMU and builds the firmware: the step `virt` of tests/run"]
 fn a_board_without_credentials_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let flash = dir.path().join("flash.bin");
@@ -267,7 +281,7 @@ fn a_board_without_credentials_says_what_to_do() {
 
 /// A handshake's cost, and what it needs of the memory the board has.
 #[test]
-#[ignore = "needs QEMU and builds the firmware: the step `device` of tests/run"]
+#[ignore = "needs QEMU and builds the firmware: the step `virt` of tests/run"]
 fn a_handshake_costs_what_it_did() {
     let world = World::new();
     let mut board = Board::start(&world.firmware, &world.flash, &["-icount", "shift=0"]);

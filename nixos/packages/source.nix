@@ -9,6 +9,10 @@ lib.fileset.toSource {
     ../../deny.toml
     ../../rustfmt.toml
     ../../src
+    # The devices of `tidegate demo`: not the boards, whose changes rebuild nothing here.
+    ../../firmware/Cargo.toml
+    ../../firmware/app
+    ../../firmware/host
     ../../certs
     ../../tests
     ../../nixos/box

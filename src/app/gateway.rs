@@ -327,6 +327,12 @@ impl Handle {
         DeviceId::try_from(id).is_ok_and(|id| self.0.registry.get(&id).is_some())
     }
 
+    /// Whether the device of this id is connected.
+    #[must_use]
+    pub fn connected(&self, id: &str) -> bool {
+        DeviceId::try_from(id).is_ok_and(|id| self.0.directory.connected(&id))
+    }
+
     /// Messages refused so far, for whatever reason.
     #[must_use]
     pub fn rejected(&self) -> u64 {

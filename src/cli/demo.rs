@@ -1,41 +1,51 @@
 //! `tidegate demo`: a gateway, a backend and devices in one process, with nothing to configure.
 //!
 //! Everything is the real thing: its own certificate authority in a state folder, mutual TLS,
-//! signatures, the database. Only the devices' sensors are made up.
+//! signatures, the database. The devices are the firmware's application as it runs on the boards
+//! (`firmware/app` on `firmware/host`); only what their sensors measure is made up.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`devices`] | the devices: enrolled, wired, running in their thread |
+//! | [`surroundings`] | what their sensors feel, and what their LED and relays do |
+//! | [`tally`] | what they went through, for the live line |
+//! | [`backend`] | where messages are delivered |
+//! | [`attack`], [`link`] | four attacks with a bare client |
+//! | [`introduction`] | what is printed first |
+//! | [`story`] | the outage, the attacks, the end |
+//! | [`status`] | the live line |
 
 mod attack;
 mod backend;
-mod device;
+mod devices;
+mod introduction;
 mod link;
 mod status;
+mod story;
+mod surroundings;
+mod tally;
 
 use std::{
-    io::{self, Write as _},
-    net::SocketAddr,
-    os::unix::fs::OpenOptionsExt as _,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-};
-use tidegate_wire::{DeviceId, SigningKey};
-use tokio::time::{Instant, sleep_until};
+use tidegate_host::{bundle::BundleError, fleet::FleetError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
-use self::{
-    attack::ClientConfigParts,
-    backend::Backend,
-    device::{Device, Identity, Tally},
-};
+use self::{backend::Backend, devices::Devices, tally::Tally};
 use crate::{
-    api::{KeyError, Scope},
-    app::{App, EnrolError, Handle, RunError, StartError, Tasks},
+    api::KeyError,
+    app::{App, EnrolError, RunError, StartError, Tasks},
+    cli::exit::Exit,
     config::{Config, HttpUpstream, Listener, ListenerMode, Upstream},
-    pki::{self, Bundle, Endpoint, Host},
-    store::{LedgerCheck, StoreError},
+    control::{Code, Problem},
+    pki::{self, Endpoint, Host},
+    store::StoreError,
 };
 
 /// Arguments of `tidegate demo`.
@@ -53,7 +63,7 @@ pub struct DemoArgs {
     #[arg(long)]
     pub attack: bool,
 
-    /// Simulated devices.
+    /// Devices: dashboards, climate sensors and gates in turn.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub devices: u16,
 
@@ -80,8 +90,8 @@ impl DemoArgs {
         if self.every.is_zero() {
             return Err(DemoError::NoPause);
         }
-        if self.attack && self.devices < 2 {
-            return Err(DemoError::TooFew);
+        if let Some(address) = [self.mqtt, self.api].into_iter().find(|a| a.port() == 0) {
+            return Err(DemoError::NoPort(address));
         }
         match (self.offline, self.lasting) {
             (Some(offline), Some(lasting)) if offline >= lasting => Err(DemoError::NoReturn),
@@ -93,43 +103,44 @@ impl DemoArgs {
 /// Why the demo did not start, or what it found wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    #[error(
-        "{address} is in use, or not ours to use ({source}); choose another one with --backend"
-    )]
+    #[error("the backend cannot listen on {address}: {source}; is another program using it?")]
     Backend {
         address: SocketAddr,
         source: io::Error,
     },
     #[error(transparent)]
     Start(#[from] StartError),
-    #[error("cannot issue certificates for the simulated devices: {0}")]
+    #[error("cannot issue an operator's certificate: {0}")]
     Pki(#[from] pki::PkiError),
     #[error(transparent)]
     Run(#[from] RunError),
-    #[error("cannot enrol a simulated device: {0}")]
+    #[error("cannot enrol a device: {0}")]
     Enrol(#[from] EnrolError),
+    #[error("cannot read what was issued to a device: {0}")]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
     #[error("cannot make an API key: {0}")]
     Key(#[from] KeyError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("cannot set up a simulated device: {0}")]
-    Device(String),
+    #[error("an attack cannot be tried: {0}")]
+    Attack(String),
+    #[error("{path}: {source}; the demo keeps its state there")]
+    State { path: PathBuf, source: io::Error },
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
     Failed(String),
+    #[error("ended at once: the last deliveries were not waited for; the next start makes them")]
+    Interrupted,
     #[error("--every must be longer than zero")]
     NoPause,
-    #[error(
-        "--attack needs at least two devices, one to attack and one to attack as; leave --devices away"
-    )]
-    TooFew,
+    #[error("{0} has no port; give one that devices and commands can be sent to")]
+    NoPort(SocketAddr),
     #[error("--offline must be shorter than --for, so that what waited can still be delivered")]
     NoReturn,
 }
-
-/// Longest wait for the last deliveries at the end.
-const SETTLE: Duration = Duration::from_secs(20);
 
 /// Where the demo keeps its state unless `--state-dir` says otherwise.
 #[must_use]
@@ -143,42 +154,137 @@ pub fn default_state_dir() -> PathBuf {
         .join("tidegate/demo")
 }
 
-/// Runs the demo until its time is over or Ctrl-C.
+impl DemoError {
+    /// What to tell the user: what went wrong and what helps.
+    pub(super) fn problem(&self) -> Problem {
+        let start = |error: &StartError| match error.exit() {
+            Exit::InUse => Code::InUse,
+            Exit::Damaged => Code::Damaged,
+            Exit::Io => Code::Io,
+            Exit::Config => Code::Config,
+            _ => Code::Invalid,
+        };
+        let (code, remedy) = match self {
+            Self::Backend { .. } => (Code::InUse, "choose another one with --backend".to_owned()),
+            Self::Start(error @ StartError::Api { .. }) => {
+                (start(error), "choose another one with --api".to_owned())
+            }
+            Self::Start(error @ StartError::Front(_)) => {
+                (start(error), "choose another one with --mqtt".to_owned())
+            }
+            Self::Start(error @ (StartError::StateDir { .. } | StartError::Open(_))) => (
+                start(error),
+                "give the demo another folder: tidegate --state-dir FOLDER demo".to_owned(),
+            ),
+            Self::Start(error) => (start(error), String::new()),
+            Self::Fleet(FleetError::Device { device, .. }) => (
+                Code::Damaged,
+                format!(
+                    "remove {}/{device} in the state folder: it is enrolled anew then",
+                    devices::FOLDER
+                ),
+            ),
+            Self::State { .. } => (
+                Code::Io,
+                "give the demo another folder: tidegate --state-dir FOLDER demo".to_owned(),
+            ),
+            _ => (Code::Invalid, String::new()),
+        };
+        Problem::new(code, self.to_string(), remedy)
+    }
+}
+
+/// Runs the demo until its time is over, or Ctrl-C or SIGTERM; a second one ends it at once.
 ///
 /// # Errors
 /// When it cannot start; with [`DemoError::Failed`] when an attack succeeded or the ledger does not
 /// balance at the end.
 pub async fn run(args: &DemoArgs, state_dir: PathBuf) -> Result<(), DemoError> {
     args.check()?;
+    let mut stops = [
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    ];
+    let interrupted = CancellationToken::new();
+    let state_dir = std::path::absolute(state_dir)?;
+    tokio::select! {
+        verdict = play(args, &state_dir, &interrupted) => verdict,
+        () = async {
+            next(&mut stops).await;
+            interrupted.cancel();
+            next(&mut stops).await;
+        } => Err(DemoError::Interrupted),
+    }
+}
+
+async fn next([interrupt, terminate]: &mut [Signal; 2]) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+async fn play(
+    args: &DemoArgs,
+    state_dir: &Path,
+    interrupted: &CancellationToken,
+) -> Result<(), DemoError> {
     let (tasks, _) = Tasks::new();
-    let (devices, _) = Tasks::new();
     let backend = Backend::start(args.backend, &tasks).map_err(|source| DemoError::Backend {
         address: args.backend,
         source,
     })?;
-    let app = App::build(config(args, &backend, state_dir.clone())).await?;
+    let app = App::build(config(args, &backend, state_dir.to_owned())).await?;
     let handle = app.handle();
-    let tally = Arc::new(Tally::default());
-    let identities = identities(args, &handle, &state_dir).await?;
-    for identity in &identities {
-        let device = Device::new(identity.clone(), args.every, Arc::clone(&tally));
-        devices.connection(device.run(devices.stopping()));
+    let names: Vec<String> = (1..=args.devices).map(devices::name).collect();
+    let stolen = args.attack.then(|| devices::STOLEN.to_owned());
+    let wanted = names.iter().cloned().chain(stolen);
+    let mut bundles = devices::enrol(args, &handle, state_dir, wanted, interrupted).await?;
+    if interrupted.is_cancelled() {
+        return Ok(());
     }
-    introduce(args, &handle, &backend, &state_dir).await?;
+    let attack = args
+        .attack
+        .then(|| bundles.pop())
+        .flatten()
+        .and_then(|stolen| {
+            let victim = bundles.first()?.clone();
+            Some(story::Attack {
+                stolen,
+                victim,
+                gateway: args.mqtt,
+            })
+        });
+    let tally = Arc::new(Tally::default());
+    introduction::print(args, &handle, &backend, state_dir).await?;
+    let mut devices = Devices::start(bundles, state_dir, args.every, &tally)?;
 
+    let story = story::Story {
+        args,
+        handle: &handle,
+        backend: &backend,
+        names: &names,
+        tally: &tally,
+        interrupted,
+    };
     let mut gateway = std::pin::pin!(app.run());
     let verdict = tokio::select! {
         ended = &mut gateway => ended.map_err(DemoError::from),
         verdict = async {
-            act(args, &handle, &backend, &identities, &tally, &state_dir).await?;
-            status::note("no more readings; waiting for the last deliveries");
-            devices.stop();
-            devices.drained().await;
-            settle(&handle, &backend).await
+            tokio::select! {
+                told = story.tell(attack) => told?,
+                failed = devices.failed() => return Err(failed),
+            }
+            status::note(if interrupted.is_cancelled() {
+                "no more readings; waiting for the last deliveries (Ctrl-C again ends it at once)"
+            } else {
+                "no more readings; waiting for the last deliveries"
+            });
+            devices.stop().await;
+            story.settle().await
         } => verdict,
     };
-    devices.stop();
-    devices.drained().await;
+    devices.stop().await;
     tasks.stop();
     tasks.drained().await;
     handle.stop();
@@ -210,256 +316,21 @@ fn config(args: &DemoArgs, backend: &Backend, state_dir: PathBuf) -> Config {
     config
 }
 
+/// Where devices on this machine find `address`.
 fn endpoint(address: SocketAddr) -> Endpoint {
     Endpoint {
-        host: Host::Ip(address.ip()),
+        host: Host::Ip(reachable(address).ip()),
         port: address.port(),
     }
 }
 
-fn device_name(number: u16) -> String {
-    format!("sensor_{number:03}")
-}
-
-/// Certificates and secrets for every simulated device, kept in the state folder between starts.
-async fn identities(
-    args: &DemoArgs,
-    handle: &Handle,
-    state_dir: &Path,
-) -> Result<Vec<Identity>, DemoError> {
-    let mut identities = Vec::new();
-    for number in 1..=args.devices {
-        let name = device_name(number);
-        let folder = state_dir.join("devices").join(&name);
-        let bundle = match Bundle::read(&folder) {
-            Ok(bundle) if handle.knows(&name) => bundle,
-            _ => handle.enrol(&name, &folder, endpoint(args.mqtt)).await?,
-        };
-        identities.push(identity(&bundle, args.mqtt)?);
-    }
-    Ok(identities)
-}
-
-fn identity(bundle: &Bundle, address: SocketAddr) -> Result<Identity, DemoError> {
-    let wrong = |error: &dyn std::fmt::Display| DemoError::Device(error.to_string());
-    let key = bundle
-        .key
-        .as_ref()
-        .ok_or_else(|| wrong(&"its bundle has no key"))?;
-    let secret = bundle
-        .secret
-        .as_ref()
-        .ok_or_else(|| wrong(&"its bundle has no secret"))?;
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| wrong(&e))?;
-    let chain = certificates(&bundle.certificate)?;
-    let tls = trusting(bundle)?
-        .with_client_auth_cert(chain, key)
-        .map_err(|e| wrong(&e))?;
-    Ok(Identity {
-        id: DeviceId::try_from(bundle.device_id.as_str()).map_err(|e| wrong(&e))?,
-        key: SigningKey::new(secret.as_bytes()).map_err(|e| wrong(&e))?,
-        tls: Arc::new(tls),
-        address,
-        name: ServerName::IpAddress(address.ip().into()),
-    })
-}
-
-/// A client configuration that trusts the gateway's root and shows nothing yet.
-fn trusting(bundle: &Bundle) -> Result<ClientConfigParts, DemoError> {
-    let wrong = |error: rustls::Error| DemoError::Device(error.to_string());
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&bundle.ca)? {
-        roots.add(certificate).map_err(wrong)?;
-    }
-    Ok(
-        ClientConfig::builder_with_provider(Arc::new(pki::credentials::provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(wrong)?
-            .with_root_certificates(roots),
-    )
-}
-
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, DemoError> {
-    CertificateDer::pem_slice_iter(pem.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|error| DemoError::Device(error.to_string()))
-}
-
-/// Says where everything is and how to try it.
-async fn introduce(
-    args: &DemoArgs,
-    handle: &Handle,
-    backend: &Backend,
-    state_dir: &Path,
-) -> Result<(), DemoError> {
-    let key = api_key(handle, state_dir).await?;
-    handle.operator("operator", &state_dir.join("operator"))?;
-    let state = state_dir.display();
-    let mut out = io::stdout().lock();
-    writeln!(
-        out,
-        "Tidegate demo: {} devices, a reading every {}",
-        args.devices,
-        humantime::format_duration(args.every)
-    )?;
-    writeln!(out)?;
-    writeln!(out, "  devices   mqtts://{}  (mutual TLS)", args.mqtt)?;
-    writeln!(out, "  commands  https://{}/command/{{device}}", args.api)?;
-    writeln!(out, "  backend   {}", backend.url())?;
-    writeln!(out, "  state     {state}")?;
-    writeln!(out)?;
-    writeln!(
-        out,
-        "Watch a device's messages, and set its LED, from another terminal:"
-    )?;
-    writeln!(out)?;
-    writeln!(out, "  cd {state}")?;
-    writeln!(
-        out,
-        "  mosquitto_sub -h {} -p {} --cafile pki/root.crt --cert operator/operator.crt --key operator/operator.key -v -t 'device/#'",
-        args.mqtt.ip(),
-        args.mqtt.port()
-    )?;
-    writeln!(
-        out,
-        "  curl --cacert pki/root.crt -H 'Authorization: Bearer {key}' -d '{{\"action\":\"led\",\"value\":80}}' https://{}:{}/command/sensor_001",
-        args.api.ip(),
-        args.api.port()
-    )?;
-    writeln!(out)?;
-    Ok(())
-}
-
-/// The demo's API key, kept between starts.
-async fn api_key(handle: &Handle, state_dir: &Path) -> Result<String, DemoError> {
-    let path = state_dir.join("demo.key");
-    if let Ok(key) = std::fs::read_to_string(&path) {
-        return Ok(key);
-    }
-    let key = handle
-        .create_key("demo", &[Scope::CommandSend, Scope::CommandRead])
-        .await?;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)?;
-    file.write_all(key.as_bytes())?;
-    Ok(key.to_string())
-}
-
-/// The script of the demo: the outage, the attacks, the status line, the end.
-async fn act(
-    args: &DemoArgs,
-    handle: &Handle,
-    backend: &Backend,
-    identities: &[Identity],
-    tally: &Tally,
-    state_dir: &Path,
-) -> Result<(), DemoError> {
-    let started = Instant::now();
-    let end = args.lasting.map(|lasting| started + lasting);
-    // With an end, the outage lies in the middle; without, it begins when there is something to see.
-    let outage = args.offline.map(|length| {
-        let lead = args.lasting.map_or(Duration::from_secs(10), |all| {
-            all.saturating_sub(length) / 2
+/// An address to connect to for one to listen on: "all of them" is none.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         });
-        (started + lead, started + lead + length)
-    });
-    let story = async {
-        if args.attack {
-            let trust = trusting(&Bundle::read(
-                &state_dir.join("devices").join(device_name(1)),
-            )?)?;
-            attack(identities, trust, started + Duration::from_secs(2)).await?;
-        }
-        if let Some((from, to)) = outage {
-            sleep_until(from).await;
-            backend.set_up(false);
-            status::note("the backend is away; what is accepted waits on disk");
-            sleep_until(to).await;
-            backend.set_up(true);
-            status::note("the backend is back");
-        }
-        match end {
-            Some(end) => sleep_until(end).await,
-            None => std::future::pending().await,
-        }
-        Ok::<(), DemoError>(())
-    };
-    tokio::select! {
-        () = status::lines(handle, tally) => {}
-        told = story => told?,
-        _ = tokio::signal::ctrl_c() => {}
     }
-    Ok(())
-}
-
-async fn attack(
-    identities: &[Identity],
-    trust: ClientConfigParts,
-    at: Instant,
-) -> Result<(), DemoError> {
-    sleep_until(at).await;
-    let (Some(first), Some(last)) = (identities.first(), identities.last()) else {
-        return Ok(());
-    };
-    let stranger = attack::stranger(last.id.as_str(), trust).map_err(DemoError::Device)?;
-    // The attacker works with a connection of the last device, whose own session it takes over.
-    let reports = attack::run(last, first, stranger).await;
-    let mut succeeded = 0;
-    for report in &reports {
-        match &report.outcome {
-            Ok(answer) => status::note(&format!("attack refused  {} ({answer})", report.attack)),
-            Err(what) => {
-                succeeded += 1;
-                status::note(&format!("ATTACK NOT REFUSED  {}: {what}", report.attack));
-            }
-        }
-    }
-    if succeeded == 0 {
-        Ok(())
-    } else {
-        Err(DemoError::Failed(format!(
-            "{succeeded} of {} attacks were not refused",
-            reports.len()
-        )))
-    }
-}
-
-/// Waits for the last deliveries, prints the ledger and judges it.
-async fn settle(handle: &Handle, backend: &Backend) -> Result<(), DemoError> {
-    backend.set_up(true);
-    let deadline = Instant::now() + SETTLE;
-    while handle.ledger("backend").owed > 0 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let of = handle.clone();
-    let verifying = tokio::task::spawn_blocking(move || of.verify_ledger("backend"));
-    let checked: Option<LedgerCheck> = verifying.await.map_err(|_| StoreError::Stopping)??;
-    let Some(checked) = checked else {
-        return Err(DemoError::Failed("there is no ledger".to_owned()));
-    };
-    let ledger = checked.ledger;
-    let seen = backend.seen();
-    status::note(&format!(
-        "ledger: accepted {} = delivered {} + owed {} + dead {} + expired {}",
-        ledger.accepted, ledger.delivered, ledger.owed, ledger.dead, ledger.expired
-    ));
-    status::note(&format!(
-        "backend: {} messages took effect, {} deliveries repeated",
-        seen.effects, seen.repeats
-    ));
-    if !checked.holds() {
-        return Err(DemoError::Failed(format!(
-            "the ledger does not balance: {checked:?}"
-        )));
-    }
-    if ledger.owed != 0 {
-        return Err(DemoError::Failed(format!(
-            "{} messages were not delivered in time",
-            ledger.owed
-        )));
-    }
-    Ok(())
+    address
 }

@@ -59,5 +59,5 @@ pub(super) fn demo(context: &Context, args: &DemoArgs) -> Ended {
     })?;
     runtime
         .block_on(demo::run(args, state_dir))
-        .map_err(|error| Problem::new(Code::Invalid, error.to_string(), "").into())
+        .map_err(|error| error.problem().into())
 }

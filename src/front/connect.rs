@@ -276,10 +276,11 @@ fn judge(shared: &Shared, connect: &Connect<'_>, principal: Principal) -> Result
             "enhanced authentication is not offered",
         );
     }
-    if let Some(will) = &connect.will
-        && !will::may_leave(shared, &principal, will.topic)
-    {
-        return refuse(ReasonCode::NotAuthorized, "the will's topic is not allowed");
+    if let Some(will) = &connect.will {
+        if !will::may_leave(shared, &principal, will.topic) {
+            return refuse(ReasonCode::NotAuthorized, "the will's topic is not allowed");
+        }
+        will::learn_version(shared, &principal, will);
     }
     if matches!(principal, Principal::Operator(_))
         && shared.directory.connections_of(&principal) >= MAX_OPERATOR_CONNECTIONS

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tidegate_mqtt::{PropertyScope, QoS, RawProperties, Version, Will};
-use tidegate_wire::Channel;
+use tidegate_wire::{Channel, DeviceId, Version as Signed};
 
 use super::{
     Shared,
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::UnixMillis,
     envelope::{self, Context, Kind},
-    registry::{Permission, may_publish, operator_may_publish},
+    registry::{Device, Permission, may_publish, operator_may_publish},
     store::{
         Batch,
         sessions::{DueWill, StoredWill},
@@ -54,6 +54,53 @@ pub(super) fn may_leave(shared: &Shared, principal: &Principal, topic: &str) -> 
     }
 }
 
+/// Learns from its will that a device signs version 2. It is the first thing a device signs, and comes
+/// before anything can be sent to it: so its very first command is signed in a version that it takes,
+/// if one had been waiting for it or its session had.
+pub(super) fn learn_version(shared: &Shared, principal: &Principal, will: &Will<'_>) {
+    let (Some(id), Ok(now)) = (principal.device(), shared.clock.now()) else {
+        return;
+    };
+    let Some(device) = shared.registry.get(id) else {
+        return;
+    };
+    let Permission::Contract(channel) = may_publish(&device, will.topic) else {
+        return;
+    };
+    let context = context(shared, Some(&device), id, kind(channel), now);
+    let verified = envelope::verify(will.payload, &context);
+    if verified.is_ok_and(|verified| verified.version() == Some(Signed::V2)) {
+        device.note_v2();
+    }
+}
+
+fn kind(channel: Channel) -> Kind {
+    match channel {
+        Channel::Data => Kind::Data,
+        Channel::Ack => Kind::Ack,
+        Channel::Event | Channel::Command | Channel::Response => Kind::Event,
+    }
+}
+
+fn context<'c>(
+    shared: &'c Shared,
+    device: Option<&'c Device>,
+    identity: &'c DeviceId,
+    kind: Kind,
+    now: UnixMillis,
+) -> Context<'c> {
+    Context {
+        device,
+        identity,
+        kind,
+        now,
+        freshness: shared.verification.freshness,
+        require_v2: shared.verification.require_v2,
+        max_bytes: shared.max_message,
+        digest_key: &shared.digest_key,
+    }
+}
+
 /// Publishes a will as its author would have: judged by the rights it has now, and on a contract
 /// topic by its signature and time, which a will that waited rarely has.
 pub(super) async fn publish(shared: &Shared, due: DueWill) {
@@ -76,13 +123,9 @@ pub(super) async fn publish(shared: &Shared, due: DueWill) {
             false
         }
         Permission::Free => free(shared, &will, now).await,
-        Permission::Contract(Channel::Data) => {
-            contract(shared, &principal, &will, Some(Kind::Data)).await
+        Permission::Contract(channel) => {
+            contract(shared, &principal, &will, Some(kind(channel))).await
         }
-        Permission::Contract(Channel::Ack) => {
-            contract(shared, &principal, &will, Some(Kind::Ack)).await
-        }
-        Permission::Contract(_) => contract(shared, &principal, &will, Some(Kind::Event)).await,
         Permission::Telemetry => contract(shared, &principal, &will, None).await,
     };
     if published {
@@ -128,16 +171,8 @@ async fn contract(
         return false;
     };
     let device = shared.registry.get(id);
-    let context = Context {
-        device: device.as_deref(),
-        identity: id,
-        kind: kind.unwrap_or(Kind::Data),
-        now,
-        freshness: shared.verification.freshness,
-        require_v2: shared.verification.require_v2,
-        max_bytes: shared.max_message,
-        digest_key: &shared.digest_key,
-    };
+    let data = kind.unwrap_or(Kind::Data);
+    let context = context(shared, device.as_deref(), id, data, now);
     let verified = match kind {
         Some(_) => envelope::verify(&will.payload, &context),
         None => envelope::accept_unsigned(&will.payload, &context, random_message_id()),

@@ -131,6 +131,11 @@ impl Device {
         self.seen.note(version, now);
     }
 
+    /// Notes that the device signs version 2, before a message of it was accepted.
+    pub fn note_v2(&self) {
+        self.seen.note_v2();
+    }
+
     /// What changed since it was last taken, to be persisted.
     pub(super) fn take_seen(&self) -> Option<SeenRow> {
         if !self.seen.changed.swap(false, Ordering::Relaxed) {
@@ -156,7 +161,8 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The envelope version of the last accepted message.
+    /// The envelope version of the last accepted message, or of the will of a later CONNECT if that
+    /// was 2.
     #[must_use]
     pub fn version(&self) -> Option<Version> {
         match self.version.load(Ordering::Relaxed) {
@@ -189,6 +195,13 @@ impl Seen {
         }
         self.at.store(at, Ordering::Relaxed);
         self.changed.store(true, Ordering::Relaxed);
+    }
+
+    fn note_v2(&self) {
+        let v2 = Version::V2.number();
+        if self.version.swap(v2, Ordering::Relaxed) != v2 {
+            self.changed.store(true, Ordering::Relaxed);
+        }
     }
 
     fn from_row(row: &DeviceRow) -> Self {

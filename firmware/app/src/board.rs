@@ -178,6 +178,10 @@ pub trait System {
         None
     }
 
+    /// Something happened that whoever watches the device may want to know, such as a program it
+    /// runs in. Called from within the device: it must not wait.
+    fn notice(&self, _: Notice) {}
+
     /// Feeds the watchdog: called at least every ten seconds while the device makes progress.
     fn alive(&self) {}
 
@@ -189,6 +193,16 @@ pub trait System {
 
     /// Restarts the board. On a board it does not return; where it does, the app ends.
     fn restart(&self);
+}
+
+/// What a device tells its board in passing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// The gateway accepted a message that was measured while there was a connection, this long
+    /// after it was measured.
+    Accepted(Duration),
+    /// The backend's response to a message came.
+    Response,
 }
 
 /// What the boot loader thinks of the running image.

@@ -1,13 +1,15 @@
 //! The host as a board: tokio, the operating system's clock and random numbers.
 
 use std::cell::Cell;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use embedded_io_async::{ErrorType, Read, Write};
-use tidegate_app::board::{Board, BootReason, Clock, Network, NoSlots, Random, System};
+use tidegate_app::board::{Board, BootReason, Clock, Network, NoSlots, Notice, Random, System};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket, lookup_host};
 
@@ -27,7 +29,7 @@ impl Board for Host {
     type System = HostSystem;
 }
 
-/// tokio's sockets. `online` can be switched off, to see what the device makes of it.
+/// tokio's sockets.
 #[derive(Debug, Clone)]
 pub struct HostNetwork {
     /// Where the gateway really is, if not where the bundle says: for tests, and for a gateway
@@ -144,6 +146,25 @@ pub struct HostSystem {
     pub after_restart: bool,
     /// The device is to stop.
     pub stop: Rc<Stop>,
+    /// Who is told what happens to it.
+    pub watcher: Watcher,
+}
+
+/// Is told what happens to a device, from within it: it must not wait.
+#[derive(Clone, Default)]
+pub struct Watcher(Option<Arc<dyn Fn(Notice) + Send + Sync>>);
+
+impl Watcher {
+    /// One that calls this.
+    pub fn new(told: impl Fn(Notice) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(told)))
+    }
+}
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watcher").finish_non_exhaustive()
+    }
 }
 
 /// Tells a device to say goodbye and end.
@@ -207,6 +228,12 @@ impl System for HostSystem {
 
     async fn stop_requested(&self) {
         self.stop.wait().await;
+    }
+
+    fn notice(&self, notice: Notice) {
+        if let Watcher(Some(told)) = &self.watcher {
+            told(notice);
+        }
     }
 
     fn restart(&self) {

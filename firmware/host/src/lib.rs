@@ -1,25 +1,31 @@
 //! The device on the host: the same app as on the boards, over tokio.
 //!
-//!
 //! | module | what it holds |
 //! |---|---|
 //! | [`board`], [`flash`], [`pins`] | what the app asks of a board, on the host |
 //! | [`bundle`] | what `tidegate pki` issues |
 //! | [`simulate`](mod@simulate) | a whole device |
-//! | [`live`] | one device to play with |
+//! | [`fleet`] | devices side by side in one thread |
+//! | `live` | one device to play with; feature `live` |
+//! | `load` | thousands of lean devices; feature `load` |
 
 #![warn(missing_docs)]
 
 pub mod board;
 pub mod bundle;
 pub mod flash;
+pub mod fleet;
+#[cfg(feature = "live")]
 pub mod live;
+#[cfg(feature = "load")]
 pub mod load;
+#[cfg(feature = "live")]
 pub mod log;
 pub mod pins;
 pub mod simulate;
 
-pub use board::Stop;
+pub use board::{Stop, Watcher};
 pub use bundle::Bundle;
 pub use pins::World;
-pub use simulate::{Kind, Simulation, simulate};
+pub use simulate::{Kind, Simulation, SimulationError, simulate};
+pub use tidegate_app::board::Notice;

@@ -84,7 +84,7 @@ async fn watch(world: &World) {
         let state = |on| if on { "on" } else { "off" };
         say(&format!(
             "LED {} %, relays {} {}",
-            u32::from(world.led.get()) * 100 / 255,
+            world.led_percent(),
             state(one),
             state(two)
         ));

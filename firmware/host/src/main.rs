@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use tidegate_app::credentials::{Wifi, image};
 use tidegate_host::load::{self, Mode, Options};
 use tidegate_host::simulate::BUFFER;
-use tidegate_host::{Bundle, Kind, Simulation};
+use tidegate_host::{Bundle, Kind, Simulation, Watcher};
 
 /// Tidegate devices on this machine.
 #[derive(Debug, Parser)]
@@ -84,6 +84,18 @@ struct Load {
     /// Where messages go; {id} is the device's
     #[arg(long, default_value = "device/{id}/data")]
     topic: String,
+    /// How messages are signed: v2, or v1 as the oldest devices do
+    #[arg(long, default_value = "v2", value_parser = ["v1", "v2"])]
+    signature: String,
+    /// Seconds before and after now that timestamps are spread over
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    spread: u64,
+    /// A message is done with the backend's reply: an object with the message's `n`
+    #[arg(long)]
+    responses: bool,
+    /// End when each device has sent this many
+    #[arg(long, value_name = "COUNT")]
+    messages: Option<u64>,
     /// Where to connect to [default: what the bundles say]
     #[arg(long, value_name = "ADDRESS")]
     target: Option<SocketAddr>,
@@ -162,6 +174,7 @@ fn live(arguments: Live) -> Result<(), Failure> {
         buffer_pages: BUFFER,
         interval: arguments.interval.map(Duration::from_secs),
         gateway: arguments.gateway,
+        watcher: Watcher::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -191,6 +204,13 @@ fn generate(arguments: Load) -> Result<(), Failure> {
         size: arguments.size,
         qos: arguments.qos,
         topic: arguments.topic,
+        signature: match arguments.signature.as_str() {
+            "v1" => tidegate_wire::Version::V1,
+            _ => tidegate_wire::Version::V2,
+        },
+        spread: Duration::from_secs(arguments.spread),
+        responses: arguments.responses,
+        messages: arguments.messages,
         duration: Duration::from_secs(arguments.duration),
         warmup: Duration::from_secs(arguments.warmup),
         threads: arguments.threads,

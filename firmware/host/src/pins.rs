@@ -53,6 +53,13 @@ impl World {
         self.switched.notify_waiters();
     }
 
+    /// Brightness of the LED as a command gives it, 0 to 100.
+    #[must_use]
+    pub fn led_percent(&self) -> u32 {
+        // The driver rounds the duty cycle down.
+        (u32::from(self.led.get()) * 100).div_ceil(255)
+    }
+
     /// Waits until the device drives the LED or a relay.
     pub async fn driven(&self) {
         self.driven.notified().await;

@@ -16,7 +16,7 @@ use tidegate_app::profile::{
 use tidegate_app::tls::Buffers;
 use tidegate_app::{Ended, run};
 
-use crate::board::{Host, HostClock, HostNetwork, HostRandom, HostSystem, Stop};
+use crate::board::{Host, HostClock, HostNetwork, HostRandom, HostSystem, Stop, Watcher};
 use crate::bundle::{Bundle, BundleError};
 use crate::flash::{Flash, FlashError};
 use crate::pins::{Dht, Pause, Pwm, RelayInput, Switch, Wiper, World};
@@ -28,7 +28,8 @@ const STATE: usize = 4;
 pub const BUFFER: usize = 64;
 
 /// Which device it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "live", derive(clap::ValueEnum))]
 pub enum Kind {
     /// Potentiometer, switch, LED.
     Dashboard,
@@ -53,6 +54,8 @@ pub struct Simulation {
     pub interval: Option<Duration>,
     /// Where the gateway is, if not where the bundle says.
     pub gateway: Option<IpAddr>,
+    /// Who is told what happens to the device.
+    pub watcher: Watcher,
 }
 
 /// A device cannot be simulated, or ended.
@@ -114,6 +117,7 @@ pub async fn simulate(
             restarted: Rc::new(Cell::new(false)),
             after_restart,
             stop: stop.clone(),
+            watcher: simulation.watcher.clone(),
         };
         let parts: Parts<Host> = Parts {
             network: HostNetwork {
@@ -169,7 +173,8 @@ async fn device<S: Sensors, A: Actuators>(
     run(parts, profile, buffers).await
 }
 
-/// Opens the partitions; a blank credentials partition is provisioned from the bundle.
+/// Opens the partitions; a blank credentials partition is provisioned from the bundle. A gateway that
+/// moved is taken from the bundle too: the rest may have been renewed over the air since.
 async fn open(simulation: &Simulation) -> Result<[Flash; 3], SimulationError> {
     let folder = simulation.flash.as_deref();
     let mut credentials = partition(folder, "credentials.flash", CREDENTIALS)?;
@@ -177,12 +182,18 @@ async fn open(simulation: &Simulation) -> Result<[Flash; 3], SimulationError> {
         let set = simulation.bundle.credentials(None)?;
         credentials.load(&image(&set, CREDENTIALS * 4096)?)?;
     }
-    let found = Store::open(&mut credentials).await?.active().device_id;
-    if found != *simulation.bundle.device_id {
+    let mut set = Store::open(&mut credentials).await?.active().clone();
+    let bundle = &simulation.bundle;
+    if set.device_id != *bundle.device_id {
         return Err(SimulationError::OtherDevice {
-            found: found.as_str().into(),
-            expected: simulation.bundle.device_id.clone(),
+            found: set.device_id.as_str().into(),
+            expected: bundle.device_id.clone(),
         });
+    }
+    if (set.gateway.host.as_str(), set.gateway.port) != (bundle.host.as_str(), bundle.port) {
+        set.gateway.host.clone_from(&bundle.host);
+        set.gateway.port = bundle.port;
+        credentials.load(&image(&set, CREDENTIALS * 4096)?)?;
     }
     Ok([
         credentials,

@@ -17,7 +17,7 @@ use std::time::Duration;
 use gateway::{Gateway, Link, Message};
 use serde_json::{Value, json};
 use tidegate_host::simulate::BUFFER;
-use tidegate_host::{Kind, Simulation, Stop, World, simulate};
+use tidegate_host::{Kind, Simulation, Stop, Watcher, World, simulate};
 use tokio::task::LocalSet;
 
 /// Runs a device beside a test.
@@ -47,6 +47,7 @@ async fn with_buffer(
         buffer_pages,
         interval: Some(interval),
         gateway: None,
+        watcher: Watcher::default(),
     };
     let world = World::new();
     // So that every reading is told from every other.

@@ -2,7 +2,7 @@
 //! once per idempotency key, answers, and can be taken away and brought back.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -35,10 +35,38 @@ pub(super) struct Seen {
     pub(super) repeats: u64,
 }
 
+/// Keys remembered, a few MB of them: a delivery is repeated within seconds, or after an outage while
+/// little else was delivered, never after so many others.
+const MAX_KEYS: usize = 16_384;
+
+/// Longest key taken, in bytes; the gateway's have up to 101.
+const MAX_KEY: usize = 128;
+
 #[derive(Debug, Default)]
 struct Books {
-    keys: HashSet<String>,
-    repeats: u64,
+    keys: HashSet<Box<str>>,
+    /// The same, oldest first.
+    order: VecDeque<Box<str>>,
+    seen: Seen,
+}
+
+impl Books {
+    /// Whether this key is new.
+    fn note(&mut self, key: &str) -> bool {
+        if self.keys.contains(key) {
+            self.seen.repeats += 1;
+            return false;
+        }
+        if self.order.len() == MAX_KEYS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.keys.remove(&oldest);
+        }
+        self.keys.insert(key.into());
+        self.order.push_back(key.into());
+        self.seen.effects += 1;
+        true
+    }
 }
 
 /// A running backend.
@@ -78,10 +106,7 @@ impl Backend {
 
     pub(super) fn seen(&self) -> Seen {
         let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        Seen {
-            effects: books.keys.len() as u64,
-            repeats: books.repeats,
-        }
+        books.seen
     }
 
     async fn serve(self, listener: TcpListener, tasks: Tasks) {
@@ -149,14 +174,14 @@ async fn receive(
         .get("idempotency-key")
         .and_then(|value| value.to_str().ok())
         .ok_or(StatusCode::BAD_REQUEST)?;
-    let first = {
-        let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = books.keys.insert(key.to_owned());
-        if !first {
-            books.repeats += 1;
-        }
-        first
-    };
+    // A key longer than any that the gateway makes would cost more than its share of memory.
+    let key = Some(key)
+        .filter(|key| key.len() <= MAX_KEY)
+        .ok_or(StatusCode::BAD_REQUEST)?;
+    let first = books
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .note(key);
     let hot = payload["temperature"]
         .as_f64()
         .is_some_and(|celsius| celsius >= ALERT_CELSIUS);
@@ -168,4 +193,24 @@ async fn receive(
     Ok(Json(
         json!({ "status": if first { "received" } else { "seen before" }, "alert": alert }),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_key_has_no_effect_and_memory_is_bounded() {
+        let mut books = Books::default();
+        for number in 0..3 * MAX_KEYS {
+            let key = format!("{number:032x}");
+            assert!(books.note(&key));
+            assert!(!books.note(&key), "at once");
+            let recent = format!("{:032x}", number.saturating_sub(MAX_KEYS - 1));
+            assert!(!books.note(&recent), "and while it is remembered");
+        }
+        assert_eq!((books.keys.len(), books.order.len()), (MAX_KEYS, MAX_KEYS));
+        assert_eq!(books.seen.effects, 3 * MAX_KEYS as u64);
+        assert_eq!(books.seen.repeats, 6 * MAX_KEYS as u64);
+    }
 }

@@ -1,12 +1,12 @@
-//! A device's side of an MQTT 5 connection over mutual TLS, as small as a demo allows.
+//! The attacker's side of an MQTT 5 connection over mutual TLS: it sends whatever it likes.
 
 use std::{io, net::SocketAddr, num::NonZeroU16, sync::Arc};
 
 use bytes::{Buf, BytesMut};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tidegate_mqtt::{
-    Accept, Ack, AckKind, Connect, Disconnect, Filters, Frame, Peer, Publish, QoS, RawProperties,
-    ReasonCode, ServerPacket, Subscribe, Subscription, Version, decode_from_server, frame,
+    Accept, Connect, Frame, Peer, Publish, QoS, RawProperties, ReasonCode, ServerPacket, Version,
+    decode_from_server, frame,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// Largest packet a simulated device takes.
+/// Largest packet taken.
 const MAX_PACKET: u32 = 128 * 1024;
 
 /// Why a connection could not be made or went away.
@@ -32,7 +32,7 @@ pub(super) enum LinkError {
     Closed,
 }
 
-/// An open connection. Packets are queued with the `queue_` functions and sent by [`Link::flush`].
+/// An open connection. A message is queued and sent by [`Link::flush`].
 #[derive(Debug)]
 pub(super) struct Link {
     stream: TlsStream<TcpStream>,
@@ -84,26 +84,7 @@ impl Link {
         refused.map_or(Ok(link), |reason| Err(LinkError::Refused(reason)))
     }
 
-    /// Queues a subscription at QoS 1.
-    ///
-    /// # Errors
-    /// When the filter cannot be encoded.
-    pub(super) fn queue_subscribe(
-        &mut self,
-        id: NonZeroU16,
-        filter: &str,
-    ) -> Result<(), LinkError> {
-        let wanted = [Subscription::new(filter, QoS::AtLeastOnce)];
-        let subscribe = Subscribe {
-            packet_id: id,
-            properties: RawProperties::EMPTY,
-            filters: Filters::from(&wanted[..]),
-        };
-        subscribe.encode(&self.gateway, &mut self.outbox)?;
-        Ok(())
-    }
-
-    /// Queues a QoS 1 publish; `again` marks a re-delivery of the same bytes.
+    /// Sends a QoS 1 publish.
     ///
     /// # Errors
     /// When it cannot be encoded.
@@ -112,10 +93,9 @@ impl Link {
         packet_id: NonZeroU16,
         topic: &str,
         payload: &[u8],
-        again: bool,
     ) -> Result<(), LinkError> {
         let publish = Publish {
-            dup: again,
+            dup: false,
             qos: QoS::AtLeastOnce,
             retain: false,
             topic,
@@ -124,28 +104,6 @@ impl Link {
             payload,
         };
         publish.encode(&self.gateway, &mut self.outbox)?;
-        Ok(())
-    }
-
-    /// Queues the acknowledgement of a QoS 1 publish.
-    ///
-    /// # Errors
-    /// When it cannot be encoded.
-    pub(super) fn queue_ack(&mut self, packet_id: NonZeroU16) -> Result<(), LinkError> {
-        Ack::success(AckKind::PubAck, packet_id).encode(&self.gateway, &mut self.outbox)?;
-        Ok(())
-    }
-
-    pub(super) fn queue_ping(&mut self) {
-        self.outbox.extend_from_slice(tidegate_mqtt::PINGREQ);
-    }
-
-    /// Queues a goodbye.
-    ///
-    /// # Errors
-    /// When it cannot be encoded.
-    pub(super) fn queue_disconnect(&mut self) -> Result<(), LinkError> {
-        Disconnect::new(ReasonCode::Success).encode(&self.gateway, &mut self.outbox)?;
         Ok(())
     }
 

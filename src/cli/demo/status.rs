@@ -2,13 +2,13 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    sync::atomic::Ordering,
     time::Duration,
 };
 
+use terminal_size::{Width, terminal_size_of};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::device::Tally;
+use super::tally::Tally;
 use crate::app::Handle;
 
 /// How often the line is drawn on a terminal, and printed elsewhere.
@@ -24,14 +24,14 @@ pub(super) fn note(text: &str) {
     let _ = out.flush();
 }
 
-/// Draws the live line for ever.
-pub(super) async fn lines(handle: &Handle, tally: &Tally) {
+/// Draws the live line for ever; `names` are the devices'.
+pub(super) async fn lines(handle: &Handle, names: &[String], tally: &Tally) {
     let terminal = io::stdout().is_terminal();
     let period = if terminal { ON_TERMINAL } else { ELSEWHERE };
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
-    let mut before = 0;
+    let mut before = handle.ledger("backend").accepted;
     loop {
         ticks.tick().await;
         let ledger = handle.ledger("backend");
@@ -40,21 +40,62 @@ pub(super) async fn lines(handle: &Handle, tally: &Tally) {
         let p99 = tally.p99().map_or("-".to_owned(), |p99| {
             format!("{:.1} ms", p99.as_secs_f64() * 1e3)
         });
-        let line = format!(
-            "devices {}  accepted {}  delivered {}  owed {}  rejected {}  replies {}  rate {rate:.0}/s  p99 {p99}",
-            tally.connected.load(Ordering::Relaxed),
-            ledger.accepted,
-            ledger.delivered,
-            ledger.owed,
-            handle.rejected(),
-            tally.replies.load(Ordering::Relaxed),
-        );
+        let connected = names.iter().filter(|name| handle.connected(name)).count();
+        // Beside each how much it is missed where there is no room for all.
+        let fields = [
+            (2, format!("devices {connected}")),
+            (6, format!("accepted {}", ledger.accepted)),
+            (6, format!("delivered {}", ledger.delivered)),
+            (6, format!("owed {}", ledger.owed)),
+            (5, format!("rejected {}", handle.rejected())),
+            (1, format!("replies {}", tally.replies())),
+            (4, format!("rate {rate:.0}/s")),
+            (3, format!("p99 {p99}")),
+        ];
         if terminal {
             let mut out = io::stdout().lock();
+            let columns = terminal_size_of(&out).map_or(80, |(Width(columns), _)| columns);
+            // A line that wraps could not be drawn over: its last column stays free.
+            let line = fit(&fields, usize::from(columns).saturating_sub(1));
             let _ = write!(out, "\r\x1b[K{line}");
             let _ = out.flush();
         } else {
-            note(&line);
+            note(&fit(&fields, usize::MAX));
         }
+    }
+}
+
+/// The fields side by side, without those that are missed least if they are wider than `columns`.
+fn fit(fields: &[(u8, String)], columns: usize) -> String {
+    for least in 0..=u8::MAX {
+        let kept: Vec<&str> = fields
+            .iter()
+            .filter(|(worth, _)| *worth >= least)
+            .map(|(_, text)| text.as_str())
+            .collect();
+        let line = kept.join("  ");
+        if line.len() <= columns {
+            return line;
+        }
+    }
+    String::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_terminal_shows_what_matters_most() {
+        let fields = [
+            (1, "replies 3".to_owned()),
+            (6, "owed 1".to_owned()),
+            (3, "p99 2 ms".to_owned()),
+        ];
+        assert_eq!(fit(&fields, usize::MAX), "replies 3  owed 1  p99 2 ms");
+        assert_eq!(fit(&fields, 27), "replies 3  owed 1  p99 2 ms");
+        assert_eq!(fit(&fields, 26), "owed 1  p99 2 ms");
+        assert_eq!(fit(&fields, 15), "owed 1");
+        assert_eq!(fit(&fields, 5), "");
     }
 }

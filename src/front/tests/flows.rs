@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_mqtt::{AckKind, Publish, ReasonCode};
+use tidegate_mqtt::{AckKind, Publish, QoS, RawProperties, ReasonCode, Will};
 
 use super::{
     super::{Outgoing, ReplyRoute},
@@ -333,6 +333,55 @@ async fn commands_are_signed_sent_and_confirmed() {
             .payload
             .contains(&late.message_id.to_string())
     );
+}
+
+/// A device that takes version 2 alone and was never heard of: its will tells, when it connects.
+#[tokio::test]
+async fn the_first_command_of_all_is_signed_in_the_version_of_the_will() {
+    let world = World::new().await;
+    let (ours, forged) = (signed("a", 9, "{}"), signed("b", 9, "{}"));
+    for (id, will, v2) in [
+        ("b", None, false),
+        ("b", Some(&b"no envelope"[..]), false),
+        ("b", Some(&ours[..]), false),
+        ("a", Some(&forged[..]), false),
+        ("a", Some(&ours[..]), true),
+    ] {
+        let device = world.registry.get(&id.parse().unwrap()).unwrap();
+        let order = Order {
+            body: Bytes::from_static(b"{}"),
+            ttl: None,
+            idempotency_key: None,
+            by: "test",
+        };
+        let queued = world.commands.queue(&device, order, system_now()).await;
+        let id_text = queued.unwrap().message_id.to_string();
+        let mut client = world.device(id);
+        let topic = format!("device/{id}/event");
+        let hello = Hello {
+            will: will.map(|payload| Will {
+                qos: QoS::AtLeastOnce,
+                retain: false,
+                topic: &topic,
+                payload,
+                properties: RawProperties::EMPTY,
+            }),
+            ..Hello::v5("x")
+        };
+        client.connected(hello).await;
+        let commands = format!("device/{id}/command");
+        client.subscribe(&[(&commands, 1)]).await;
+        let message = loop {
+            let message = client.message().await;
+            client.ack(AckKind::PubAck, message.id.unwrap()).await;
+            if message.payload.contains(&id_text) {
+                break message;
+            }
+        };
+        let signed_v2 = message.payload.contains("\"v\":2");
+        assert_eq!(signed_v2, v2, "{}", message.payload);
+        client.disconnect(ReasonCode::NORMAL_DISCONNECTION).await;
+    }
 }
 
 #[tokio::test]

@@ -34,7 +34,19 @@ pub(crate) fn everything() -> Result<(), Failure> {
 }
 
 fn debian() -> Result<(), Failure> {
-    let missing: Vec<&str> = PACKAGES
+    debian_packages(&PACKAGES)
+}
+
+/// Installs one Debian package if its program is not there, for a step that alone needs it.
+///
+/// # Errors
+/// When the package manager fails.
+pub(crate) fn package(program: &str, package: &str) -> Result<(), Failure> {
+    debian_packages(&[(program, package)])
+}
+
+fn debian_packages(packages: &[(&str, &str)]) -> Result<(), Failure> {
+    let missing: Vec<&str> = packages
         .iter()
         .filter(|(program, _)| !on_path(program))
         .map(|(_, package)| *package)

@@ -3,6 +3,7 @@
 //! A step that cannot run is a failed step: nothing is skipped silently. Tools that are missing are
 //! installed first (Debian packages, cargo tools, one Python environment); what is there is used.
 
+mod firmware;
 mod fuzz;
 mod install;
 mod nix;

@@ -1,6 +1,17 @@
 //! The steps, in the order in which they run: cheap ones first.
 
-use crate::{Failure, fuzz, install, nix, sh, sh_env};
+use crate::{Failure, firmware, fuzz, install, nix, sh, sh_env};
+
+/// How tests are run: quietly, what failed shown last; what fails on a busy machine is tried once more
+/// and named in the closing lines.
+pub(crate) const NEXTEST: [&str; 6] = [
+    "--config-file=tests/nextest.toml",
+    "--no-fail-fast",
+    "--retries=1",
+    "--cargo-quiet",
+    "--status-level=slow",
+    "--failure-output=final",
+];
 
 /// One thing that is checked.
 pub(crate) struct Step {
@@ -78,21 +89,11 @@ pub(crate) const STEPS: &[Step] = &[
         what: "unit and property tests, and every user story against the real daemon",
         run: || {
             let python = std::path::absolute(install::python_path()).map_err(|e| e.to_string())?;
+            let mut arguments = vec!["nextest", "run", "--workspace", "--all-features"];
+            arguments.extend(NEXTEST);
             sh_env(
                 "cargo",
-                &[
-                    "nextest",
-                    "run",
-                    "--config-file=tests/nextest.toml",
-                    "--workspace",
-                    "--all-features",
-                    "--no-fail-fast",
-                    // What fails on a busy machine is tried once more, and named in the closing lines.
-                    "--retries=1",
-                    "--cargo-quiet",
-                    "--status-level=slow",
-                    "--failure-output=final",
-                ],
+                &arguments,
                 &[("TIDEGATE_TEST_PYTHON", &python.to_string_lossy())],
             )
         },
@@ -104,37 +105,18 @@ pub(crate) const STEPS: &[Step] = &[
     },
     Step {
         name: "firmware",
-        what: "the device's application and the simulated device: no warnings, its tests, and for a chip",
-        run: || {
-            const AT: [&str; 2] = ["--manifest-path", "firmware/Cargo.toml"];
-            sh("cargo", &["fmt", AT[0], AT[1], "--all", "--check"])?;
-            sh(
-                "cargo",
-                &[
-                    "clippy",
-                    AT[0],
-                    AT[1],
-                    "--all-targets",
-                    "--",
-                    "-D",
-                    "warnings",
-                ],
-            )?;
-            sh("cargo", &["nextest", "run", AT[0], AT[1], "--no-fail-fast"])?;
-            let chip = "riscv32imc-unknown-none-elf";
-            sh(
-                "cargo",
-                &[
-                    "check",
-                    AT[0],
-                    AT[1],
-                    "-p",
-                    "tidegate-app",
-                    "--target",
-                    chip,
-                ],
-            )
-        },
+        what: "the device's application and the simulated device: licences, no warnings, tests",
+        run: firmware::software,
+    },
+    Step {
+        name: "boards",
+        what: "the images for ESP32-C3, ESP32-C6 and QEMU: no warnings, and they fit",
+        run: firmware::boards,
+    },
+    Step {
+        name: "virt",
+        what: "the device's image in QEMU against the real gateway",
+        run: firmware::virt,
     },
     Step {
         name: "nix",

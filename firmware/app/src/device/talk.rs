@@ -13,11 +13,11 @@ use tidegate_wire::{Channel, Reason};
 use super::Device;
 use super::link::{Connection, FAREWELL, Left, Lost, PAUSE, TRIALS, WRITE};
 use super::orders::NotRecorded;
-use crate::board::{Board, Clock, UpdateSlots};
+use crate::board::{Board, Clock, Notice, System, UpdateSlots};
 use crate::mqtt::{Event, Verdict};
 use crate::profile::Actuators;
 use crate::state::key;
-use crate::telemetry::Item;
+use crate::telemetry::{Item, Moment};
 use crate::tls::{Suite, Wire};
 
 impl<B: Board, A: Actuators> Device<B, A> {
@@ -71,6 +71,12 @@ impl<B: Board, A: Actuators> Device<B, A> {
                 return Err(Lost::TrialRejected);
             }
             Event::Settled(item, verdict) => {
+                if let (Verdict::Accepted, Moment::Uptime(at)) = (verdict, item.moment)
+                    && up_since.get().is_some_and(|since| at >= since)
+                {
+                    let after = self.now().saturating_sub(at);
+                    self.system.notice(Notice::Accepted(after));
+                }
                 self.settle(&item, verdict).await;
                 if matches!(verdict, Verdict::Accepted | Verdict::Known) && !up.proven.replace(true)
                 {
@@ -99,6 +105,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
             Event::Message {
                 body, packet_id, ..
             } => {
+                self.system.notice(Notice::Response);
                 log::info!(
                     "response: {}",
                     core::str::from_utf8(body).unwrap_or("(binary)")

@@ -1,8 +1,8 @@
 //! One lean device's connection.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write as _};
 use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,19 +11,22 @@ use bytes::{Buf, BytesMut};
 use hdrhistogram::Histogram;
 use rustls::HandshakeKind;
 use tidegate_mqtt::{
-    Accept, AckKind, Connect, Disconnect, PINGREQ, Peer, Property, PropertyBuf, Publish, QoS,
-    RawProperties, ReasonCode, ServerPacket, Version, decode_from_server, frame,
+    Accept, Ack, AckKind, Connect, Disconnect, Filters, PINGREQ, Peer, Property, PropertyBuf,
+    Publish, QoS, RawProperties, ReasonCode, ServerPacket, Subscribe, Subscription, Version,
+    decode_from_server, frame,
 };
 use tidegate_wire::limits::ENVELOPE_OVERHEAD;
-use tidegate_wire::{Direction, Draft, MessageId, Payload};
+use tidegate_wire::{Channel, Direction, Draft, MessageId, Payload};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use super::{Lean, Mode, Options, Schedule};
 
-/// The smallest payload: `{"pad":"…"}`.
-pub(super) const MIN_PAYLOAD: usize = 16;
+/// The smallest payload: `{"n":"0000000000","pad":"…"}` with something to pad.
+pub(super) const MIN_PAYLOAD: usize = 32;
+/// Where in it its number is, in ten digits.
+const NUMBER: std::ops::Range<usize> = 6..16;
 
 /// Messages are written in pieces of about one TLS record.
 const CHUNK: usize = 16 * 1024;
@@ -249,6 +252,9 @@ pub(super) async fn publish(
     counters: &Counters,
 ) {
     let mut publisher = Publisher::new(device, options, schedule, phase, counters);
+    if options.responses {
+        publisher.subscribe();
+    }
     if let Err(error) = publisher.run(stream).await {
         add(&counters.lost, 1);
         counters.error("connection lost", &error);
@@ -260,8 +266,11 @@ struct Publisher<'a> {
     device: &'a Lean,
     counters: &'a Counters,
     schedule: Schedule,
-    payload: String,
+    payload: Vec<u8>,
+    signature: tidegate_wire::Version,
+    spread_s: u64,
     qos: QoS,
+    window: usize,
     /// Time between messages that are due; `None` if they always are.
     interval: Option<Duration>,
     next_due: Option<Instant>,
@@ -269,9 +278,13 @@ struct Publisher<'a> {
     free: Vec<NonZeroU16>,
     /// When the message with this identifier was due.
     due: Vec<Instant>,
+    /// When the messages that wait for a reply were due, by number; `None` if acknowledgements are
+    /// what is waited for.
+    unanswered: Option<HashMap<u64, Instant>>,
     /// Unique ids: a random part, and a number.
     id: [u8; 16],
     number: u64,
+    last_number: u64,
     message: Vec<u8>,
     out: BytesMut,
 }
@@ -297,11 +310,24 @@ impl<'a> Publisher<'a> {
         let mut id = [0; 16];
         // Only uniqueness matters: these ids guard nothing.
         let _ = aws_lc_rs::rand::fill(&mut id);
-        let payload = format!(r#"{{"pad":"{}"}}"#, "x".repeat(options.size - 10));
+        let payload = format!(
+            r#"{{"n":"0000000000","pad":"{}"}}"#,
+            "x".repeat(options.size - 27)
+        );
+        // Acknowledgements may be late where replies are waited for, and take no part in the window.
+        let identifiers = match options.responses {
+            true => options.window.max(1).saturating_mul(4),
+            false => options.window.max(1),
+        };
         Self {
             device,
             counters,
             schedule,
+            signature: options.signature,
+            spread_s: options.spread.as_secs(),
+            window: usize::from(options.window.max(1)),
+            unanswered: options.responses.then(HashMap::new),
+            last_number: options.messages.unwrap_or(u64::MAX),
             qos: if options.qos == 0 {
                 QoS::AtMostOnce
             } else {
@@ -309,21 +335,41 @@ impl<'a> Publisher<'a> {
             },
             interval,
             next_due,
-            free: (1..=options.window.max(1))
+            free: (1..=identifiers)
                 .rev()
                 .filter_map(NonZeroU16::new)
                 .collect(),
-            due: vec![now; usize::from(options.window.max(1)) + 1],
+            due: vec![now; usize::from(identifiers) + 1],
             id,
             number: 0,
             message: vec![0; payload.len() + ENVELOPE_OVERHEAD],
-            payload,
+            payload: payload.into_bytes(),
             out: BytesMut::with_capacity(CHUNK + 4096),
         }
     }
 
     fn in_flight(&self) -> usize {
-        self.due.len() - 1 - self.free.len()
+        match &self.unanswered {
+            Some(unanswered) => unanswered.len(),
+            None => self.due.len() - 1 - self.free.len(),
+        }
+    }
+
+    fn may_send(&self) -> bool {
+        !self.free.is_empty() && self.in_flight() < self.window && self.number < self.last_number
+    }
+
+    /// Asks for the replies to this device, before anything else is sent.
+    fn subscribe(&mut self) {
+        let topic = Channel::Response.topic(&self.device.id);
+        let wanted = [Subscription::new(&topic, QoS::AtLeastOnce)];
+        let subscribe = Subscribe {
+            packet_id: NonZeroU16::MAX,
+            properties: RawProperties::EMPTY,
+            filters: Filters::from(&wanted[..]),
+        };
+        // A constant packet but for a topic that is valid.
+        let _ = subscribe.encode(&Peer::server(Version::V5), &mut self.out);
     }
 
     async fn run(&mut self, mut stream: Box<dyn Stream>) -> io::Result<()> {
@@ -331,7 +377,7 @@ impl<'a> Publisher<'a> {
         let mut last_sent = Instant::now();
         loop {
             let now = Instant::now();
-            let over = now >= self.schedule.until;
+            let over = now >= self.schedule.until || self.number >= self.last_number;
             if over && (self.in_flight() == 0 || now >= self.schedule.until + DRAIN) {
                 break;
             }
@@ -347,7 +393,7 @@ impl<'a> Publisher<'a> {
                 self.out.clear();
                 last_sent = now;
             }
-            let more_is_due = !self.free.is_empty() && !over;
+            let more_is_due = self.may_send() && !over;
             let wake = match self.next_due {
                 // Without acknowledgements there is nothing to wait for.
                 Some(_) if more_is_due && self.interval.is_none() => {
@@ -386,10 +432,9 @@ impl<'a> Publisher<'a> {
             .duration_since(UNIX_EPOCH)
             .map_err(invalid)?
             .as_secs();
-        let mut slots = [0; 4];
-        let payload = Payload::parse(self.payload.as_bytes(), &mut slots).map_err(invalid)?;
         let peer = Peer::server(Version::V5);
         while self.out.len() < CHUNK
+            && self.may_send()
             && let Some(due) = self.next_due.filter(|due| *due <= now)
         {
             let packet_id = match self.qos {
@@ -403,8 +448,20 @@ impl<'a> Publisher<'a> {
             if let Some(tail) = self.id.last_chunk_mut() {
                 *tail = self.number.to_be_bytes();
             }
+            if let Some(unanswered) = &mut self.unanswered {
+                if let Some(digits) = self.payload.get_mut(NUMBER) {
+                    write!(&mut digits[..], "{:010}", self.number)?;
+                }
+                unanswered.insert(self.number, due);
+            }
+            let mut slots = [0; 4];
+            let payload = Payload::parse(&self.payload, &mut slots).map_err(invalid)?;
+            let timestamp = match self.spread_s {
+                0 => timestamp,
+                spread => timestamp - spread + self.number % (2 * spread),
+            };
             let len = Draft {
-                version: tidegate_wire::Version::V2,
+                version: self.signature,
                 device_id: &self.device.id,
                 timestamp,
                 message_id: MessageId::from_random(self.id),
@@ -450,6 +507,19 @@ impl<'a> Publisher<'a> {
             taken += frame.total_len();
             let ack = match decode_from_server(Version::V5, frame, body).map_err(invalid)? {
                 ServerPacket::Ack(ack) if ack.kind == AckKind::PubAck => ack,
+                ServerPacket::Publish(publish) => {
+                    if let Some(id) = publish.packet_id {
+                        Ack::success(AckKind::PubAck, id)
+                            .encode(&Peer::server(Version::V5), &mut self.out)
+                            .map_err(invalid)?;
+                    }
+                    let due = number(publish.payload)
+                        .and_then(|number| self.unanswered.as_mut()?.remove(&number));
+                    if let Some(due) = due {
+                        self.count(due, now);
+                    }
+                    continue;
+                }
                 ServerPacket::Disconnect(disconnect) => {
                     return Err(invalid(format!("disconnected: {:?}", disconnect.reason)));
                 }
@@ -459,19 +529,32 @@ impl<'a> Publisher<'a> {
             let Some(due) = self.due.get(usize::from(id.get())) else {
                 return Err(invalid("an acknowledgement of what was never sent"));
             };
-            if now >= self.schedule.from && now <= self.schedule.until {
-                if ack.reason.is_failure() {
-                    add(&self.counters.rejected, 1);
-                } else {
-                    add(&self.counters.acknowledged, 1);
-                }
-                if *due >= self.schedule.from {
-                    self.counters.record(*due, now);
-                }
-            }
+            let due = *due;
             self.free.push(id);
+            if ack.reason.is_failure() {
+                add(&self.counters.rejected, 1);
+            } else if self.unanswered.is_none() {
+                self.count(due, now);
+            }
         }
         input.advance(taken);
         Ok(())
     }
+
+    /// A message is done.
+    fn count(&self, due: Instant, now: Instant) {
+        if now >= self.schedule.from && now <= self.schedule.until {
+            add(&self.counters.acknowledged, 1);
+            if due >= self.schedule.from {
+                self.counters.record(due, now);
+            }
+        }
+    }
+}
+
+/// The `n` of a reply, a number or a string of digits.
+fn number(reply: &[u8]) -> Option<u64> {
+    let reply: serde_json::Value = serde_json::from_slice(reply).ok()?;
+    let n = reply.get("n")?;
+    n.as_u64().or_else(|| n.as_str()?.parse().ok())
 }

@@ -72,6 +72,16 @@ pub struct Options {
     pub qos: u8,
     /// Where messages go; `{id}` is the device's.
     pub topic: String,
+    /// How messages are signed.
+    pub signature: tidegate_wire::Version,
+    /// Timestamps go from this much before now to as much after it, over and over, as a gateway sees
+    /// them in the course of a whole freshness window. Zero: now.
+    pub spread: Duration,
+    /// A message is done when the backend's reply to it comes, not when it is acknowledged. The
+    /// backend is to answer with an object whose `n` is that of the message it answers.
+    pub responses: bool,
+    /// Messages each device sends at most.
+    pub messages: Option<u64>,
     /// How long is measured.
     pub duration: Duration,
     /// How long it runs before.
@@ -120,7 +130,7 @@ pub enum LoadError {
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
     /// The payload.
-    #[error("payload must be 16 bytes or more")]
+    #[error("payload must be 32 bytes or more")]
     Size,
 }
 
@@ -220,8 +230,9 @@ pub fn run(options: &Options) -> Result<Report, LoadError> {
 struct Outcome {
     counters: Shared,
     ready: Instant,
-    schedule: Schedule,
-    /// Processor time of the whole process while measuring.
+    /// How long was measured.
+    measured: Duration,
+    /// Processor time of the whole process meanwhile.
     cpu: Duration,
 }
 
@@ -242,7 +253,6 @@ fn share_of_load(
         let gate = std::rc::Rc::new(Semaphore::new(CONNECTING));
         if let Mode::Handshakes { .. } = options.mode {
             let schedule = schedule(options);
-            let cpu = measure_cpu(schedule);
             let mut tasks = JoinSet::new();
             for device in share {
                 let (counters, gate) = (counters.clone(), gate.clone());
@@ -250,11 +260,11 @@ fn share_of_load(
                     connection::shake_hands(&device, &gate, schedule, &counters).await;
                 });
             }
-            let (cpu, _) = tokio::join!(cpu, tasks.join_all());
+            let (measured, cpu) = finish(tasks, schedule).await;
             return Ok(Outcome {
                 counters: counters.finish(),
                 ready: Instant::now(),
-                schedule,
+                measured,
                 cpu,
             });
         }
@@ -272,7 +282,6 @@ fn share_of_load(
         tokio::task::yield_now().await;
         all_connected.wait();
         let schedule = schedule(options);
-        let cpu = measure_cpu(schedule);
         let mut tasks = JoinSet::new();
         let count = connected.len();
         for (index, (device, stream)) in connected.into_iter().enumerate() {
@@ -282,11 +291,11 @@ fn share_of_load(
                 connection::publish(&device, stream, &options, schedule, phase, &counters).await;
             });
         }
-        let (cpu, _) = tokio::join!(cpu, tasks.join_all());
+        let (measured, cpu) = finish(tasks, schedule).await;
         Ok(Outcome {
             counters: counters.finish(),
             ready,
-            schedule,
+            measured,
             cpu,
         })
     }))
@@ -300,12 +309,29 @@ fn schedule(options: &Options) -> Schedule {
     }
 }
 
-/// Processor time of this process between two points in time.
-async fn measure_cpu(schedule: Schedule) -> Duration {
-    tokio::time::sleep_until(schedule.from.into()).await;
-    let before = cpu_time();
-    tokio::time::sleep_until(schedule.until.into()).await;
-    cpu_time().saturating_sub(before)
+/// Lets `tasks` finish, and measures how much of the schedule they took, which is less when all had
+/// a number of messages to send, and the processor time of this process meanwhile.
+async fn finish(tasks: JoinSet<()>, schedule: Schedule) -> (Duration, Duration) {
+    let ended = async {
+        tasks.join_all().await;
+    };
+    tokio::pin!(ended);
+    let mut over = tokio::select! {
+        () = tokio::time::sleep_until(schedule.from.into()) => false,
+        () = &mut ended => true,
+    };
+    let (began, before) = (Instant::now(), cpu_time());
+    if !over {
+        over = tokio::select! {
+            () = tokio::time::sleep_until(schedule.until.into()) => false,
+            () = &mut ended => true,
+        };
+    }
+    let (measured, cpu) = (began.elapsed(), cpu_time().saturating_sub(before));
+    if !over {
+        ended.await;
+    }
+    (measured, cpu)
 }
 
 fn cpu_time() -> Duration {

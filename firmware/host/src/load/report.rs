@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -110,8 +110,8 @@ impl Report {
         }
         let ready = outcome.ready.saturating_duration_since(start);
         self.connect_seconds = self.connect_seconds.max(ready.as_secs_f64());
-        let measured: Duration = outcome.schedule.until - outcome.schedule.from;
-        self.seconds = measured.as_secs_f64();
+        // Threads measure at the same time.
+        self.seconds = outcome.measured.as_secs_f64().max(1e-6);
         // Each thread measures the whole process.
         self.cpu = self.cpu.max(outcome.cpu.as_secs_f64() / self.seconds);
 
