@@ -8,6 +8,7 @@ let
   stories = [
     "backup"
     "commands"
+    "curves"
     "device-list"
     "firewall"
     "firmware"

@@ -71,19 +71,26 @@ let
       );
     };
   system = modules: nixosSystem { modules = [ module ] ++ modules; };
+  disk = {
+    nixpkgs.hostPlatform = "x86_64-linux";
+    boot.loader.grub.enable = false;
+    fileSystems."/" = {
+      device = "/dev/vda";
+      fsType = "ext4";
+    };
+  };
 in
 {
   # Exercised in a Debian guest, so for this architecture.
   box = render (system [
     ./box.nix
-    {
-      nixpkgs.hostPlatform = "x86_64-linux";
-      boot.loader.grub.enable = false;
-      fileSystems."/" = {
-        device = "/dev/vda";
-        fsType = "ext4";
-      };
-    }
+    disk
+  ]);
+  # What that one leaves out, for the programs that read the files.
+  full = render (system [
+    ./full.nix
+    disk
+    { services.tidegate.appliance.storage.stateDevice = null; }
   ]);
   # What goes on the card.
   gateway = render (system [ ../hosts/gateway.nix ]);

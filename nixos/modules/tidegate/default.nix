@@ -67,6 +67,12 @@ let
 
   withoutDevices =
     cfg.settings
+    # What is left out has its default, which is on.
+    // lib.optionalAttrs (cfg.settings.api.address == null) {
+      api = cfg.settings.api // {
+        address = "off";
+      };
+    }
     // lib.optionalAttrs (cfg.upstreams != { }) {
       upstreams = (cfg.settings.upstreams or { }) // lib.mapAttrs renderedUpstream cfg.upstreams;
     };
@@ -193,7 +199,7 @@ in
       description = ''
         The daemon's configuration, key for key. The daemon itself checks it while the system is
         built: an unknown key or a value it would refuse stops the build, with the place and a remedy.
-        `tidegate config --defaults` shows everything that can be set.
+        `tidegate config show` prints everything that can be set.
       '';
     };
 

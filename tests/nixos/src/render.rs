@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The configurations of `nixos/tests/rendered.nix`.
-pub(crate) const CONFIGURATIONS: [&str; 2] = ["box", "gateway"];
+pub(crate) const CONFIGURATIONS: [&str; 3] = ["box", "full", "gateway"];
 
 /// Where a configuration's snapshot is kept.
 pub(crate) fn folder(configuration: &str) -> PathBuf {

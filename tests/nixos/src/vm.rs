@@ -19,8 +19,8 @@ use serde_json::Value;
 use crate::{
     Outcome, debian,
     mapping::{BOX, DAEMON, PROGRAMS, below, install, link, write},
-    render::folder,
-    shell::{cache, need, repository, run as shell},
+    render::{CONFIGURATIONS, folder},
+    shell::{cache, need, read, repository, run as shell},
     snapshot::Snapshot,
 };
 
@@ -30,7 +30,7 @@ pub(crate) const DONE: &str = "DONE";
 pub(crate) const FAILED: &str = "FAILED";
 
 /// The whole flow takes two to five minutes without hardware virtualisation, on two busy cores.
-const PATIENCE: Duration = Duration::from_secs(1200);
+const PATIENCE: Duration = Duration::from_secs(2400);
 const DISK_MIB: u32 = 3072;
 /// NixOS-only (it switches generations), or for hardware that is not there.
 const NOT_STARTED: &[&str] = &[
@@ -57,6 +57,9 @@ pub(crate) fn run(args: &VmArgs) -> Outcome {
     )?;
     let daemon = program(args.daemon.as_deref(), "tidegate")?;
     let box_program = program(args.box_program.as_deref(), "tidegate-box")?;
+    for configuration in CONFIGURATIONS {
+        accepted(&daemon, configuration)?;
+    }
     let base = debian::guest()?;
     let snapshot = Snapshot::load(&folder("box"))?;
 
@@ -81,6 +84,23 @@ pub(crate) fn run(args: &VmArgs) -> Outcome {
             End::PowerCut => return Err("the guest asks for one power cut too many".to_owned()),
         }
     }
+}
+
+/// Has the daemon check a rendered configuration, as it does when the system is built.
+fn accepted(daemon: &Path, configuration: &str) -> Outcome {
+    let snapshot = Snapshot::load(&folder(configuration))?;
+    let text = snapshot
+        .content("etc/tidegate/tidegate.toml")
+        .ok_or_else(|| format!("{configuration} has no tidegate.toml"))?;
+    let file = cache().join(format!("{configuration}.toml"));
+    write(&file, text, 0o644)?;
+    read(
+        Command::new(daemon)
+            .args(["check", "--no-files", "--config"])
+            .arg(&file),
+    )
+    .map(drop)
+    .map_err(|why| format!("tidegate.toml of {configuration}: {why}"))
 }
 
 /// The program as given, or this repository's.

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Long enough for anything that happens soon, on an emulated processor.
-const SOON: Duration = Duration::from_secs(180);
+const SOON: Duration = Duration::from_secs(300);
 /// What systemd makes of the sandbox, at most: 0 is a service that can do nothing, 10 one that can do
 /// everything.
 const EXPOSURE: f64 = 1.5;
