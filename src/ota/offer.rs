@@ -13,7 +13,7 @@ use super::Progress;
 
 /// How often a device may fail with a release before it is left alone: a download that breaks off is
 /// worth another try, an image that never fits is not.
-pub const MAX_FAILURES: u32 = 5;
+const MAX_FAILURES: u32 = 5;
 
 /// A device that asks.
 #[derive(Clone, Copy, Debug)]
