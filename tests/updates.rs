@@ -9,7 +9,7 @@
 
 mod support;
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use support::{
     SOON, Setup, eventually,
@@ -35,6 +35,7 @@ with_both_servers! {
     who_is_not_let_in_gets_nothing
     a_release_withdrawn_in_mid_download_is_not_finished
     a_rollout_that_fails_too_often_pauses_by_itself
+    what_has_expired_is_offered_to_nobody
 }
 
 const UPDATE: &str = r#"{"event":"update","version":"1.1.0","state":"#;
@@ -372,24 +373,28 @@ fn a_release_withdrawn_in_mid_download_is_not_finished(server: Server) {
         .gateway
         .run(&["firmware", "rollout", &release, "--percent", "100"]);
     let path = fleet.ask("sensor_001", "1.0.0").image_path();
-    std::thread::scope(|scope| {
-        let download = scope.spawn(|| fleet.get("sensor_001", &path, &[]));
-        // It takes 20 seconds; this is in the middle of it, or it was very slow to begin.
-        std::thread::sleep(std::time::Duration::from_secs(3));
-        fleet
-            .gateway
-            .run(&["firmware", "withdraw", &release, "--reason", "it burns"]);
-        let cut = download.join().unwrap();
-        match server {
-            // Cut off: fewer bytes than announced.
-            Server::Embedded => {
-                assert!(cut.body.len() < bytes.len(), "{}", cut.body.len());
-                assert_ne!(cut.curl, 0);
-            }
-            // nginx has the file open and sends it to its end; whoever asks again gets nothing.
-            Server::Nginx => assert!(bytes.starts_with(&cut.body)),
-        }
+    let file = fleet.path("download");
+    let mut download = fleet.begin_download("sensor_001", &path, &file);
+    let there = || fs::metadata(&file).map_or(0, |file| file.len());
+    eventually("the download to begin", SOON, || {
+        (there() > 0).then_some(())
     });
+    fleet
+        .gateway
+        .run(&["firmware", "withdraw", &release, "--reason", "it burns"]);
+    match server {
+        // Cut off: fewer bytes than announced, which curl notices.
+        Server::Embedded => {
+            assert!(!download.wait().unwrap().success());
+            assert!(there() < bytes.len() as u64);
+        }
+        // nginx has the file open and would send it to its end; the device's link breaks.
+        Server::Nginx => {
+            download.kill().unwrap();
+            download.wait().unwrap();
+        }
+    }
+    assert!(bytes.starts_with(&fs::read(&file).unwrap()));
     let rest = fleet.get("sensor_001", &path, &["-H", "Range: bytes=100-"]);
     assert_eq!(rest.status, 404);
     assert_eq!(fleet.ask("sensor_001", "1.0.0").status, 204);
@@ -472,6 +477,29 @@ fn a_rollout_that_fails_too_often_pauses_by_itself(server: Server) {
             "{action}: {actions:?}"
         );
     }
+}
+
+fn what_has_expired_is_offered_to_nobody(server: Server) {
+    let fleet = Fleet::start(server, &["sensor_001"], "");
+    let short = Signed {
+        more: &["--valid", "20s"],
+        ..Signed::default()
+    };
+    let release = fleet.publish(&image(5_000, 13), &short);
+    fleet
+        .gateway
+        .run(&["firmware", "rollout", &release, "--percent", "100"]);
+    let path = fleet.ask("sensor_001", "1.0.0").image_path();
+    eventually("the release to expire", Duration::from_secs(60), || {
+        (fleet.ask("sensor_001", "1.0.0").status == 204).then_some(())
+    });
+    assert_eq!(
+        fleet.get("sensor_001", &path, &[]).status,
+        404,
+        "nor is its image"
+    );
+    let checked = fleet.gateway.setup.tidegate(&["firmware", "verify"]);
+    assert_eq!(checked.status.code(), Some(65), "{checked:?}");
 }
 
 #[test]

@@ -37,6 +37,7 @@ pub(super) enum FirmwareCommand {
     Sign(Box<sign::SignArgs>),
     /// Give a signed image to the gateway; nobody is offered it before it is rolled out
     Publish {
+        /// The image that was signed
         image: PathBuf,
         /// The signed manifest [default: IMAGE with .manifest appended]
         #[arg(long, value_name = "FILE")]

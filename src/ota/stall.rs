@@ -89,16 +89,14 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_does_not_read_is_left() {
         let (ours, mut theirs) = duplex(16);
-        let mut ours = Unstalled::new(ours, Duration::from_secs(30));
+        let mut ours = Unstalled::new(ours, Duration::from_millis(100));
         ours.write_all(&[0; 16]).await.unwrap();
-        let began = Instant::now();
         let error = ours.write_all(&[0; 16]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(began.elapsed().as_secs(), 30);
-        // Slow is not stopped: each byte taken is progress.
+        // Once it reads again, writing goes on as if nothing had been.
         theirs.read_exact(&mut [0; 16]).await.unwrap();
         for _ in 0..16 {
             ours.write_all(&[0; 1]).await.unwrap();

@@ -213,6 +213,32 @@ impl Fleet {
         }
     }
 
+    /// Begins a download into a file.
+    pub fn begin_download(&self, device: &str, path: &str, into: &Path) -> Child {
+        let bundle = self.gateway.bundle(device);
+        let file = |name: &str| bundle.join(name).to_str().unwrap().to_owned();
+        Command::new("curl")
+            .args([
+                "--silent",
+                "--no-buffer",
+                "--max-time",
+                "90",
+                "--cacert",
+                &file("ca.crt"),
+            ])
+            .args([
+                "--cert",
+                &file("device.crt"),
+                "--key",
+                &file("device.key"),
+                "--output",
+            ])
+            .arg(into)
+            .arg(format!("https://localhost:{}{path}", self.address.port()))
+            .spawn()
+            .expect("curl; tests/run installs it")
+    }
+
     /// Publishes signed events of a device over MQTT.
     pub fn report(&self, device: &str, events: &[&str]) {
         let bundle = self.gateway.bundle(device);
@@ -314,7 +340,13 @@ impl Nginx {
         );
         let config = folder.join("nginx.conf");
         fs::write(&config, main).unwrap();
-        let mut child = Command::new("nginx")
+        let debians = Path::new("/usr/sbin/nginx");
+        let program = if debians.exists() {
+            debians
+        } else {
+            Path::new("nginx")
+        };
+        let mut child = Command::new(program)
             .args(["-e", "stderr", "-p", at, "-c", config.to_str().unwrap()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())

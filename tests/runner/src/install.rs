@@ -9,13 +9,14 @@ use std::{
 use crate::{fuzz, sh};
 
 /// Debian packages by the program that shows they are there.
-const PACKAGES: [(&str, &str); 6] = [
+const PACKAGES: [(&str, &str); 7] = [
     ("mosquitto_pub", "mosquitto-clients"),
     ("openssl", "openssl"),
     ("curl", "curl"),
     ("python3", "python3"),
     ("cmake", "cmake"),
     ("xxd", "xxd"),
+    ("nginx", "nginx"),
 ];
 
 /// The paho-mqtt client that the stories use, in an environment of its own.
@@ -105,5 +106,7 @@ fn on_path(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(cargo_bin)
+        // Where Debian has servers, and not every user looks.
+        .chain(["/usr/sbin".into()])
         .any(|folder| folder.join(program).is_file())
 }
