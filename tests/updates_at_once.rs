@@ -11,8 +11,8 @@ mod support;
 use std::{
     fmt::Write as _,
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
     path::Path,
     sync::{
         Arc, Barrier,
@@ -76,7 +76,7 @@ fn everybody_at_once(server: Server) {
     let before = peak_kib(fleet.gateway.pid());
     let (over, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
     let start = Barrier::new(DEVICES + 1);
-    let (took, slowest) = thread::scope(|scope| {
+    let (took, slowest, again) = thread::scope(|scope| {
         let telemetry = scope.spawn(|| {
             let mut client = Client::connect(&fleet.gateway, &bundle, &Hello::default());
             client.set_read_timeout(PATIENCE);
@@ -88,6 +88,8 @@ fn everybody_at_once(server: Server) {
                 assert_eq!(code, 0, "{why}");
                 slowest = slowest.max(began.elapsed());
                 acknowledged.fetch_add(1, Ordering::Relaxed);
+                // Well below what a device may send.
+                thread::sleep(Duration::from_millis(20));
             }
             slowest
         });
@@ -99,27 +101,38 @@ fn everybody_at_once(server: Server) {
                     .stack_size(512 * 1024)
                     .spawn_scoped(scope, move || {
                         start.wait();
-                        update(address, config, bytes);
+                        patiently(address, &Arc::new(config), bytes)
                     })
                     .unwrap()
             })
             .collect();
         start.wait();
         let began = Instant::now();
-        let failed = updating
+        let tries: Vec<_> = updating
             .into_iter()
-            .filter_map(|device| device.join().err())
-            .count();
+            .map(|device| device.join().unwrap())
+            .collect();
         let took = began.elapsed();
         over.store(true, Ordering::Relaxed);
         let slowest = telemetry.join().unwrap();
-        assert_eq!(failed, 0, "devices that did not get their image");
-        (took, slowest)
+        let failed: Vec<_> = tries
+            .iter()
+            .filter_map(|tries| tries.as_ref().err())
+            .collect();
+        let first = failed.first();
+        assert!(
+            failed.is_empty(),
+            "{} did not get their image: {first:?}",
+            failed.len()
+        );
+        let again = tries.iter().flatten().filter(|tries| **tries > 1).count();
+        (took, slowest, again)
     });
     let after = peak_kib(fleet.gateway.pid());
     let acknowledged = acknowledged.load(Ordering::Relaxed);
     println!(
-        "{server:?}: {DEVICES} devices took {IMAGE} bytes each in {took:.1?}; the gateway's memory peaked at \
+        "{server:?}: {DEVICES} devices took {IMAGE} bytes each in {took:.1?}, {again} of them at \
+         the second try or later; the gateway's memory peaked at \
          {} MiB ({} MiB before); meanwhile {acknowledged} messages were acknowledged, the slowest after {slowest:.1?}",
         after / 1024,
         before / 1024
@@ -131,36 +144,54 @@ fn everybody_at_once(server: Server) {
     );
 }
 
-/// A device: asks, downloads, compares.
-fn update(address: std::net::SocketAddr, config: ClientConfig, bytes: &[u8]) {
-    let socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut stream = BufReader::new(StreamOwned::new(connection, socket));
-    let query = "product=dashboard&chip=esp32c3&version=1.0.0&security_version=0";
-    let manifest = get(&mut stream, &format!("/v1/update?{query}"));
-    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
-    let sha256 = manifest["manifest"]["sha256"].as_str().unwrap();
-    assert!(
-        get(&mut stream, &format!("/v1/image/{sha256}")) == bytes,
-        "another image"
-    );
+/// A device tries again when it was put off, as devices do; how often it tried.
+fn patiently(address: SocketAddr, config: &Arc<ClientConfig>, bytes: &[u8]) -> io::Result<u32> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut tries = 1;
+    while let Err(error) = update(address, config, bytes) {
+        if error.kind() == io::ErrorKind::InvalidData || Instant::now() > deadline {
+            return Err(error);
+        }
+        thread::sleep(Duration::from_millis(500));
+        tries += 1;
+    }
+    Ok(tries)
 }
 
-fn get(stream: &mut (impl BufRead + Inner), path: &str) -> Vec<u8> {
+/// A device: asks, downloads, compares.
+fn update(address: SocketAddr, config: &Arc<ClientConfig>, bytes: &[u8]) -> io::Result<()> {
+    let socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let name = ServerName::try_from("localhost").unwrap();
+    let connection = ClientConnection::new(Arc::clone(config), name).unwrap();
+    let mut stream = BufReader::new(StreamOwned::new(connection, socket));
+    let query = "product=dashboard&chip=esp32c3&version=1.0.0&security_version=0";
+    let manifest = get(&mut stream, &format!("/v1/update?{query}"))?;
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest)?;
+    let sha256 = manifest["manifest"]["sha256"].as_str().unwrap();
+    if get(&mut stream, &format!("/v1/image/{sha256}"))? == bytes {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "another image"))
+}
+
+fn get(stream: &mut (impl BufRead + Inner), path: &str) -> io::Result<Vec<u8>> {
     write!(
         stream.inner(),
         "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    )
-    .unwrap();
+    )?;
     let mut line = String::new();
-    stream.read_line(&mut line).unwrap();
-    assert!(line.starts_with("HTTP/1.1 200 "), "{line}");
+    stream.read_line(&mut line)?;
+    match line.split(' ').nth(1) {
+        Some("200") => {}
+        // Busy: later.
+        Some("429" | "503" | "504") | None => return Err(io::Error::other(line)),
+        Some(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, line)),
+    }
     let mut length = 0;
     loop {
         line.clear();
-        stream.read_line(&mut line).unwrap();
+        stream.read_line(&mut line)?;
         let Some((name, value)) = line.split_once(':') else {
             break;
         };
@@ -169,8 +200,8 @@ fn get(stream: &mut (impl BufRead + Inner), path: &str) -> Vec<u8> {
         }
     }
     let mut body = vec![0; length];
-    stream.read_exact(&mut body).unwrap();
-    body
+    stream.read_exact(&mut body)?;
+    Ok(body)
 }
 
 /// What is below a buffered reader.

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     control::answer::Listener,
     ota::{
-        Desk, Shelf, Site, router,
+        Desk, Shelf, Site, Trust, router,
         serve::{self, Bounds, Socket},
     },
     pki::Credentials,
@@ -105,7 +105,7 @@ pub(super) fn start(
         clock: Arc::clone(&gateway.clock),
         credentials: credentials.clone(),
         shelf: Arc::clone(gateway.desk.shelf()),
-        keys: gateway.desk.keys().to_vec(),
+        trust: Trust::new(gateway.desk.keys().to_vec()),
         bytes_per_second: updates.bytes_per_second.as_u64(),
         retry_after: updates.retry_after,
         downloads: Mutex::new(HashMap::new()),

@@ -24,14 +24,11 @@ use axum::{
 };
 use rustls::pki_types::{CertificateDer, UnixTime, pem::PemObject as _};
 use serde::Deserialize;
-use tidegate_wire::{
-    DeviceId,
-    manifest::{PublicKey, Version},
-};
+use tidegate_wire::{DeviceId, manifest::Version};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use super::{Asking, Shelf, UpdateError, image, offer, shelf::is_digest};
+use super::{Asking, Shelf, Trust, UpdateError, image, offer, shelf::is_digest};
 use crate::{
     clock::{Clock, UnixMillis},
     pki::{Credentials, Identity},
@@ -70,7 +67,7 @@ pub struct Site {
     pub clock: Arc<Clock>,
     pub credentials: watch::Receiver<Arc<Credentials>>,
     pub shelf: Arc<Shelf>,
-    pub keys: Vec<PublicKey>,
+    pub trust: Trust,
     /// What one download gets.
     pub bytes_per_second: u64,
     /// When a device for which there is nothing should ask again.
@@ -179,17 +176,17 @@ impl Site {
 
     /// What the device is to have, by what it says it runs.
     async fn offer(
-        &self,
+        self: &Arc<Self>,
         device: &Arc<Device>,
         runs: FirmwareRow,
     ) -> Result<Option<ReleaseRow>, Refused> {
-        let (device, keys) = (Arc::clone(device), self.keys.clone());
+        let (device, site) = (Arc::clone(device), Arc::clone(self));
         let now = self.clock.unchecked_now();
         let read = self.store.read(move |conn| {
             let asking = Asking {
                 device: &device,
                 runs: &runs,
-                keys: &keys,
+                trust: &site.trust,
                 now,
             };
             offer(conn, &asking)
@@ -200,7 +197,7 @@ impl Site {
     /// Whether the device may have this image now: it is what it was offered when it last asked, or
     /// would be.
     async fn entitled(
-        &self,
+        self: &Arc<Self>,
         device: &Arc<Device>,
         sha256: &str,
     ) -> Result<Option<ReleaseRow>, Refused> {

@@ -20,6 +20,7 @@ pub mod serve;
 mod shelf;
 pub mod signing;
 mod stall;
+mod trust;
 
 pub use audience::{Progress, Rollout, Standing};
 pub use desk::{Checked, Desk, Overview, Step};
@@ -27,3 +28,4 @@ pub use error::UpdateError;
 pub use http::{Asked, Site, router};
 pub use offer::{Asking, offer};
 pub use shelf::{Fault, Shelf, Shelved};
+pub use trust::Trust;

@@ -1,7 +1,7 @@
 //! Which release a device is offered: one decision, whoever asks and however the answer travels.
 
 use rusqlite::Connection;
-use tidegate_wire::manifest::{PublicKey, Running, Signed, Version};
+use tidegate_wire::manifest::{Running, Version};
 
 use crate::{
     clock::UnixMillis,
@@ -9,7 +9,7 @@ use crate::{
     store::updates::{self, FirmwareRow, ReleaseRow},
 };
 
-use super::Progress;
+use super::{Progress, Trust};
 
 /// How often a device may fail with a release before it is left alone: a download that breaks off is
 /// worth another try, an image that never fits is not.
@@ -22,7 +22,7 @@ pub struct Asking<'a> {
     /// What it says it runs, now or when it last asked.
     pub runs: &'a FirmwareRow,
     /// The keys whose releases are trusted.
-    pub keys: &'a [PublicKey],
+    pub trust: &'a Trust,
     pub now: UnixMillis,
 }
 
@@ -38,7 +38,7 @@ pub fn offer(conn: &Connection, asking: &Asking<'_>) -> rusqlite::Result<Option<
     let Asking {
         device,
         runs,
-        keys,
+        trust,
         now,
     } = *asking;
     let Ok(version) = Version::parse(&runs.version) else {
@@ -67,9 +67,8 @@ pub fn offer(conn: &Connection, asking: &Asking<'_>) -> rusqlite::Result<Option<
         if !rolled_out || given_up {
             continue;
         }
-        let fits = Signed::parse(&release.manifest)
-            .map_err(Into::into)
-            .and_then(|signed| signed.verify(keys))
+        let fits = trust
+            .manifest(&release.manifest)
             .and_then(|manifest| manifest.check(&running, now.seconds()));
         match fits {
             Ok(()) => return Ok(Some(release)),
