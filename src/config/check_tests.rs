@@ -99,6 +99,47 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
     ("api.body_bytes = 0", &["error: api.body_bytes: 0"]),
     (
+        "updates.release_keys = [\"abc\"]",
+        &[
+            "error: updates.release_keys: \"abc\" is no release key",
+            "firmware keygen",
+        ],
+    ),
+    (
+        // A point of small order: everybody could sign with it.
+        "updates.release_keys = [\"0100000000000000000000000000000000000000000000000000000000000000\"]",
+        &["error: updates.release_keys:", "is no release key"],
+    ),
+    (
+        "updates.release_keys = [\"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\", \"D75A980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\"]",
+        &["error: updates.release_keys: the same key is there twice"],
+    ),
+    (
+        "updates.release_keys = [\"a\", \"b\", \"c\"]",
+        &["error: updates.release_keys: 3 keys are more than devices hold"],
+    ),
+    (
+        "updates.release_keys = [\"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\"]\nupdates.address = \"0.0.0.0:8883\"",
+        &["error: updates.address: 0.0.0.0:8883 is already taken by listeners"],
+    ),
+    (
+        "updates.release_keys = [\"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\"]\nupdates.address = \"off\"",
+        &["warning: updates.address: updates are served to nobody"],
+    ),
+    (
+        "updates.socket = \"run/x\"",
+        &["error: updates.socket: run/x is not an absolute path"],
+    ),
+    (
+        "updates.releases_dir = \"/nix/store/x\"",
+        &["error: updates.releases_dir:", "Nix store"],
+    ),
+    ("updates.keep = 0", &["error: updates.keep: 0"]),
+    (
+        "updates.stall_timeout = \"0s\"",
+        &["error: updates.stall_timeout"],
+    ),
+    (
         "api.body_bytes = \"1 MiB\"",
         &["error: api.body_bytes: a command of 1.0 MiB", "128.0 KiB"],
     ),

@@ -19,7 +19,7 @@ fn try_run(state: &Path, line: &str) -> Result<(Outcome, String), PkiError> {
     let arguments = std::iter::once("pki").chain(line.split_whitespace());
     let cli = Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{line}: {error}"));
     let mut out = Vec::new();
-    let outcome = run(cli.pki, state, now(), &mut out)?;
+    let outcome = run(cli.pki, state, &[], now(), &mut out)?;
     Ok((outcome, String::from_utf8(out).unwrap()))
 }
 

@@ -13,6 +13,7 @@ pub mod backend;
 pub mod clients;
 pub mod gateway;
 pub mod mqtt;
+pub mod updates;
 pub mod virt;
 
 use std::{

@@ -18,6 +18,7 @@ pub mod command_body;
 pub mod config;
 pub mod envelope;
 pub mod json;
+pub mod manifest;
 pub mod mqtt_client_decode;
 pub mod mqtt_differential;
 pub mod mqtt_server_decode;
@@ -74,6 +75,11 @@ pub const TARGETS: &[Target] = &[
         name: "envelope",
         run: envelope::run,
         max_len: 4096,
+    },
+    Target {
+        name: "manifest",
+        run: manifest::run,
+        max_len: 2100,
     },
     Target {
         name: "mqtt_client_decode",

@@ -68,6 +68,7 @@ replay! {
     #[cfg(feature = "gateway")]
     config
     envelope
+    manifest
     mqtt_client_decode
     mqtt_differential
     mqtt_server_decode

@@ -9,7 +9,7 @@ use std::{
 use crate::{Failure, sh};
 
 /// Debian packages by the program that shows they are there.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("mosquitto_pub", "mosquitto-clients"),
     ("openssl", "openssl"),
     ("curl", "curl"),
@@ -20,6 +20,7 @@ const PACKAGES: [(&str, &str); 9] = [
     ("mkfs.ext4", "e2fsprogs"),
     ("fsfreeze", "util-linux"),
     ("faketime", "faketime"),
+    ("nginx", "nginx"),
 ];
 
 /// The paho-mqtt client that the stories use, in an environment of its own.
@@ -118,5 +119,7 @@ fn on_path(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(cargo_bin)
+        // Where Debian has servers, and not every user looks.
+        .chain(["/usr/sbin".into()])
         .any(|folder| folder.join(program).is_file())
 }
