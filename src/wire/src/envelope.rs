@@ -159,11 +159,17 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// Something whose signature was checked. Only [`Envelope::verify`] makes one.
+/// Something whose signature was checked. Only [`Envelope::verify`] and
+/// [`Signed::verify`](crate::manifest::Signed::verify) make one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verified<T>(T);
 
 impl<T> Verified<T> {
+    /// What was just verified, elsewhere in this crate.
+    pub(crate) const fn proven(value: T) -> Self {
+        Self(value)
+    }
+
     /// The thing itself, no longer known to be verified.
     #[must_use]
     pub fn into_inner(self) -> T {

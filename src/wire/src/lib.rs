@@ -30,6 +30,7 @@
 //! | [`freshness`] | whether a timestamp is from now |
 //! | [`reason`] | why a message is refused, and how that is said |
 //! | [`command`] | receiving a command, and its outcome |
+//! | [`manifest`] | a firmware release: what it says, who signed it, who may install it |
 //! | [`output`] | writing into a fixed buffer |
 //! | [`limits`] | every bound, and why it is what it is |
 //!
@@ -79,6 +80,7 @@ pub mod envelope;
 pub mod freshness;
 pub mod json;
 pub mod limits;
+pub mod manifest;
 pub mod message_id;
 pub mod output;
 pub mod reason;

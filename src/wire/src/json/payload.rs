@@ -128,6 +128,27 @@ impl<'a> Payload<'a> {
         })
     }
 
+    /// The members of an object, their names as they are written: they may have escapes. `None` if
+    /// this is no object.
+    pub(crate) fn members(self) -> Option<impl Iterator<Item = (&'a str, Self)>> {
+        let places = Places::of(self.text, b'{')?;
+        Some(places.filter_map(move |place| {
+            let close = find_close(self.as_bytes(), place.name);
+            Some((self.text.get(place.name..close)?, self.piece(&place)?))
+        }))
+    }
+
+    /// The elements of an array. `None` if this is none.
+    pub(crate) fn elements(self) -> Option<impl Iterator<Item = Self>> {
+        let places = Places::of(self.text, b'[')?;
+        Some(places.filter_map(move |place| self.piece(&place)))
+    }
+
+    fn piece(self, place: &Place) -> Option<Self> {
+        let text = self.text.get(place.value..place.end)?;
+        Some(Self { text, ..self })
+    }
+
     /// The text of a string that has no escapes.
     ///
     /// For comparing with a fixed text use [`is_string`](Self::is_string), which reads escapes.
@@ -262,26 +283,58 @@ pub(crate) fn unsigned(digits: &[u8]) -> Option<u64> {
 
 /// The text of the value of the member `name` of `object`, which is valid JSON.
 fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
-    let text = object.as_bytes();
-    if text.first() != Some(&b'{') {
-        return None;
+    let found = |member: &Place| unescaped(object.as_bytes(), member.name).eq(name.bytes());
+    let member = Places::of(object, b'{')?.find(found)?;
+    object.get(member.value..member.end)
+}
+
+/// Where a member or an element is: the offset after its name's opening quote (0 for an element),
+/// and where its value starts and ends.
+struct Place {
+    name: usize,
+    value: usize,
+    end: usize,
+}
+
+/// The places in a container, which is valid JSON and starts with `open`.
+struct Places<'a> {
+    text: &'a [u8],
+    at: usize,
+    open: u8,
+}
+
+impl<'a> Places<'a> {
+    fn of(container: &'a str, open: u8) -> Option<Self> {
+        let text = container.as_bytes();
+        (text.first() == Some(&open)).then_some(Self { text, at: 1, open })
     }
-    let mut at = 1;
-    loop {
-        at = skip_space(text, at);
-        if text.get(at) != Some(&b'"') {
+}
+
+impl Iterator for Places<'_> {
+    type Item = Place;
+
+    fn next(&mut self) -> Option<Place> {
+        let (text, mut at) = (self.text, skip_space(self.text, self.at));
+        let mut name = 0;
+        if self.open == b'{' {
+            if text.get(at) != Some(&b'"') {
+                return None;
+            }
+            name = at + 1;
+            // Past the closing quote, to the colon and over it.
+            at = skip_space(text, find_close(text, name) + 1);
+            at = skip_space(text, at + 1);
+        } else if matches!(text.get(at), None | Some(b']')) {
             return None;
         }
-        let found = unescaped(text, at + 1).eq(name.bytes());
-        // Past the closing quote, to the colon and over it.
-        at = skip_space(text, find_close(text, at + 1) + 1);
-        at = skip_space(text, at + 1);
         let end = skip_value(text, at);
-        if found {
-            return object.get(at..end);
-        }
-        // Past the comma, if there is another member.
-        at = skip_space(text, end) + 1;
+        // Past the comma, if there is another.
+        self.at = skip_space(text, end) + 1;
+        Some(Place {
+            name,
+            value: at,
+            end,
+        })
     }
 }
 
