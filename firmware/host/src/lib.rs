@@ -1,10 +1,10 @@
 //! The device on the host: the same app as on the boards, over tokio.
 //!
-//!
 //! | module | what it holds |
 //! |---|---|
 //! | [`board`], [`flash`], [`pins`] | what the app asks of a board, on the host |
 //! | [`bundle`] | what `tidegate pki` issues |
+//! | [`firmware`] | what a simulated device is updated with, and what starts it |
 //! | [`simulate`](mod@simulate) | a whole device |
 //! | [`live`] | one device to play with |
 
@@ -12,6 +12,7 @@
 
 pub mod board;
 pub mod bundle;
+pub mod firmware;
 pub mod flash;
 pub mod live;
 pub mod load;
@@ -21,5 +22,6 @@ pub mod simulate;
 
 pub use board::Stop;
 pub use bundle::Bundle;
+pub use firmware::{Behaviour, Firmware};
 pub use pins::World;
-pub use simulate::{Kind, Simulation, simulate};
+pub use simulate::{Kind, Simulation, Updating, simulate, simulate_updating};

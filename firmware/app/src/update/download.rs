@@ -90,6 +90,32 @@ impl Download {
         })
     }
 
+    /// Whether it is this image.
+    #[must_use]
+    pub fn is_of(&self, sha256: &[u8; 32]) -> bool {
+        self.sha256 == *sha256
+    }
+
+    /// The digest in hexadecimal, which is the image's name.
+    #[must_use]
+    pub fn name(&self) -> [u8; 64] {
+        let mut name = [0; 64];
+        for (place, byte) in name.chunks_exact_mut(2).zip(self.sha256) {
+            let digit = |nibble: u8| {
+                let base = if nibble < 10 { b'0' } else { b'a' - 10 };
+                base + nibble
+            };
+            place.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+        }
+        name
+    }
+
+    /// Bytes of the whole.
+    #[must_use]
+    pub const fn size(&self) -> u32 {
+        self.size
+    }
+
     /// The next byte that is wanted.
     #[must_use]
     pub fn place(&self) -> u32 {
@@ -157,6 +183,16 @@ impl Download {
         (self.written, self.filled) = (0, 0);
         self.progress.written = 0;
         note(state, &self.progress).await
+    }
+
+    /// As [`start_over`](Self::start_over), and the activations that came to nothing are forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`FlashFailed`]
+    pub async fn forget<F: NorFlash>(&mut self, state: &mut State<F>) -> Result<(), FlashFailed> {
+        self.progress.activations = 0;
+        self.start_over(state).await
     }
 
     /// Reads the slot back and compares it with what was signed.

@@ -391,13 +391,17 @@ mod tests {
         let none = head("HTTP/1.1 204 No Content\r\nRetry-After: 600\r\n\r\n").unwrap();
         assert_eq!((none.length, none.retry_after), (0, Some(600)));
         let tag = "ab".repeat(32);
-        let tagged = std::format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: \"{tag}\"\r\n\r\n");
+        let tagged =
+            std::format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: \"{tag}\"\r\n\r\n");
         assert_eq!(head(&tagged).unwrap().tag.unwrap(), tag.as_bytes());
         let mut closing = client(
             "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
             99,
         );
-        assert_eq!(wait(closing.get(format_args!("/"), None)).unwrap().status, 404);
+        assert_eq!(
+            wait(closing.get(format_args!("/"), None)).unwrap().status,
+            404
+        );
         assert!(!closing.is_open());
     }
 

@@ -165,10 +165,7 @@ impl<F: NorFlash> Otadata<F> {
         let size = F::ERASE_SIZE as u32;
         let at = page as u32 * size;
         self.flash.erase(at, at + size).await.map_err(failed)?;
-        self.flash
-            .write(at, &entry.encode())
-            .await
-            .map_err(failed)
+        self.flash.write(at, &entry.encode()).await.map_err(failed)
     }
 
     /// Has the next start take `slot`, which is in this state.
@@ -395,14 +392,13 @@ mod tests {
                     &[0, 1],
                 ),
             ] {
-                let take = async |data: &mut Otadata<MemoryFlash>, running: &mut u8, step| {
-                    match step {
+                let take =
+                    async |data: &mut Otadata<MemoryFlash>, running: &mut u8, step| match step {
                         Step::Activate => data.activate(*running).await,
                         Step::Confirm => data.confirm(*running).await,
                         Step::Revert => data.revert(*running).await,
                         Step::Boot => data.boot(rolls_back).await.map(|slot| *running = slot),
-                    }
-                };
+                    };
                 let start = blank();
                 let mut running = 0;
                 wait(async {

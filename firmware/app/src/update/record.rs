@@ -385,6 +385,9 @@ mod tests {
         let thrice = twice.failed(7, 3000);
         assert!(!thrice.may_try(7, u64::MAX));
         assert_eq!(thrice.failed(8, 0).attempts, 1);
-        assert!(!Shunned::default().failed(7, 0).may_try(7, u64::MAX), "unknown since when");
+        assert!(
+            !Shunned::default().failed(7, 0).may_try(7, u64::MAX),
+            "unknown since when"
+        );
     }
 }

@@ -17,7 +17,7 @@ const STARTS: u8 = 3;
 
 /// An image that is activated and not started this often is given up: the boot loader does not
 /// want it.
-pub(super) const ACTIVATIONS: u8 = 3;
+pub(crate) const ACTIVATIONS: u8 = 3;
 
 /// What a start means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,11 @@ pub async fn begin<S: UpdateSlots, F: NorFlash>(
     let mut trial: Trial = load(state).await;
     let meaning = judge(&trial, running, boot, why);
     Ok(match meaning {
-        Meaning::Nothing => stays(boot),
+        Meaning::Nothing => stays(match trial.phase {
+            // Given up by this code: the boot loader knows nothing of it.
+            Phase::RolledBack(_) => BootState::RolledBack,
+            _ => boot,
+        }),
         Meaning::Acknowledge => {
             logged(slots.confirm().await);
             stays(BootState::RolledBack)

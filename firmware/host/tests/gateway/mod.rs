@@ -128,6 +128,8 @@ impl Gateway {
             key: Arc::new(PrivateKeyDer::try_from(key).unwrap()),
             roots: vec![self.root.der().clone()],
             secret: SECRET.to_vec(),
+            release_keys: Vec::new(),
+            update_port: None,
         }
     }
 
