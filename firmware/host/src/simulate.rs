@@ -232,7 +232,8 @@ async fn device<S: Sensors, A: Actuators>(
     if let Some(interval) = simulation.interval {
         profile.interval = interval;
     }
-    run(parts, profile, buffers).await
+    // On the heap: in a debug build it is copied a few times on its way to where it runs.
+    Box::pin(run(parts, profile, buffers)).await
 }
 
 /// Opens the slots and has the boot stage choose one.
