@@ -49,6 +49,7 @@ pub use gate::Peer;
 pub use health::Health;
 pub use keys::{ApiKey, KeyError, Keys, MAX_KEYS, NewKey, Refusal, Restriction, Scope};
 pub use problem::{Kind, Problem};
+pub(crate) use serve::Addresses;
 pub use serve::{Bounds, serve};
 
 use gate::Gate;

@@ -15,6 +15,7 @@ mod rounds;
 mod signals;
 mod tasks;
 mod ties;
+mod updates;
 
 use std::time::Duration;
 

@@ -12,6 +12,7 @@ mod config;
 pub mod demo;
 mod device;
 pub mod exit;
+mod firmware;
 mod key;
 mod outbox;
 pub mod output;
@@ -99,6 +100,9 @@ enum Action {
     /// Commands for devices
     #[command(subcommand)]
     Command(command::CommandCommand),
+    /// Firmware: releases, who is to have them, and how far devices are
+    #[command(subcommand)]
+    Firmware(firmware::FirmwareCommand),
     /// API keys of backends
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -190,6 +194,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>, mut sources: Sources) -> E
         Some(Action::Device(command)) => device::run(&context, command),
         Some(Action::Pki(args)) => pki_command::run(&context, args),
         Some(Action::Command(command)) => command::run(&context, command),
+        Some(Action::Firmware(command)) => firmware::run(&context, command),
         Some(Action::Key(command)) => key::run(&context, command),
         Some(Action::Outbox(command)) => outbox::run(&context, command),
         Some(Action::Backup(args)) => backup::run(&context, &args),

@@ -16,6 +16,7 @@ mod problem;
 mod schema;
 mod size;
 mod text;
+mod updates;
 mod words;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -29,6 +30,7 @@ pub use finding::{Finding, Severity};
 pub use load::{DEFAULT_FILE, Loaded, Sources, load};
 pub use place::{Place, Places};
 pub use problem::{ConfigError, Problem};
+pub use updates::Updates;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -49,6 +51,7 @@ pub struct Config {
     pub limits: Limits,
     pub verification: Verification,
     pub storage: Storage,
+    pub updates: Updates,
     /// Who is owed every accepted message, by a name of your choice.
     pub upstreams: BTreeMap<String, Upstream>,
     /// The devices that exist, by device id.
@@ -367,6 +370,7 @@ impl Default for Config {
             limits: Limits::default(),
             verification: Verification::default(),
             storage: Storage::default(),
+            updates: Updates::default(),
             upstreams: BTreeMap::new(),
             devices: BTreeMap::new(),
         }

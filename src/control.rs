@@ -9,6 +9,7 @@
 pub mod answer;
 mod audited;
 mod client;
+pub mod firmware;
 mod operations;
 mod problems;
 mod server;
@@ -21,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::{api::Restriction, config};
 
 pub use client::{CallError, Client};
+pub use firmware::FirmwareRequest;
 pub use operations::{Live, Operations};
 pub use server::{BindError, Socket, serve};
 
@@ -129,6 +131,8 @@ pub enum Request {
     OutboxRetry { filter: OutboxFilter },
     /// Dead letters are given up for good. [`answer::Count`]
     OutboxDrop { filter: OutboxFilter },
+    /// Releases of firmware.
+    Firmware { request: FirmwareRequest },
     /// [`answer::Reloaded`]
     Reload,
 }
@@ -156,6 +160,9 @@ impl Request {
     /// Whether it only looks, so that without any state there is nothing to look at.
     #[must_use]
     pub fn only_looks(&self) -> bool {
+        if let Self::Firmware { request } = self {
+            return request.only_looks();
+        }
         matches!(
             self,
             Self::Status { .. }

@@ -17,7 +17,8 @@
 //! 5. [`command`] is the way back: [`api`] takes commands for devices, durable before they are
 //!    answered, signed when they are sent.
 //!
-//! Topics outside the contract are matched and fanned out by [`broker`].
+//! Topics outside the contract are matched and fanned out by [`broker`]. Firmware gets to devices by a
+//! way of its own: [`ota`] keeps signed releases and says who is to have which.
 //!
 //! # Around it
 //!
@@ -37,6 +38,7 @@ pub mod envelope;
 pub mod forward;
 pub mod front;
 pub mod metrics;
+pub mod ota;
 pub mod outbox;
 pub mod pki;
 pub mod registry;

@@ -69,10 +69,7 @@ pub async fn serve(
 ) {
     let stopping = tasks.stopping();
     let slots = Arc::new(Semaphore::new(bounds.connections));
-    let addresses = Addresses {
-        most: bounds.connections_per_address,
-        open: Arc::default(),
-    };
+    let addresses = Addresses::new(bounds.connections_per_address);
     loop {
         let accepted = tokio::select! {
             () = stopping.cancelled() => return,
@@ -176,19 +173,28 @@ impl Connection {
 }
 
 /// How many connections each address has.
-struct Addresses {
+pub(crate) struct Addresses {
     most: u32,
     open: Arc<Mutex<HashMap<IpAddr, u32>>>,
 }
 
 /// One connection's place in [`Addresses`]; given back when dropped.
-struct Place {
+pub(crate) struct Place {
     address: IpAddr,
     open: Arc<Mutex<HashMap<IpAddr, u32>>>,
 }
 
 impl Addresses {
-    fn enter(&self, address: IpAddr) -> Option<Place> {
+    /// Takes at most so many connections from one address (IPv6: from one /64).
+    pub(crate) fn new(most: u32) -> Self {
+        Self {
+            most,
+            open: Arc::default(),
+        }
+    }
+
+    /// A place for a connection from this address, if there is one left.
+    pub(crate) fn enter(&self, address: IpAddr) -> Option<Place> {
         let address = network(address);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(address).or_insert(0);

@@ -20,6 +20,7 @@ use super::{
     gateway::{Reloading, Running},
     notify, rounds,
     ties::{Known, Owed, ToSessions},
+    updates::{self, Updates},
 };
 use crate::{
     api::{self, Audit, Bounds, Health, KeyError, Keys, REQUEST_TIMEOUT, Recorder},
@@ -71,6 +72,10 @@ pub enum StartError {
         address: SocketAddr,
         source: io::Error,
     },
+    #[error("updates: {0}")]
+    Updates(CredentialsError),
+    #[error("updates cannot be served on {address}: {source}; is another program using it?")]
+    UpdateServer { address: String, source: io::Error },
     #[error(transparent)]
     Control(#[from] control::BindError),
     #[error(transparent)]
@@ -91,7 +96,8 @@ impl StartError {
             Self::Open(OpenError::InUse { .. })
             | Self::Control(control::BindError::InUse(_))
             | Self::Front(front::BindError::Bind { .. })
-            | Self::Api { .. } => Exit::InUse,
+            | Self::Api { .. }
+            | Self::UpdateServer { .. } => Exit::InUse,
             Self::Open(OpenError::FromTheFuture { .. } | OpenError::Damaged { .. }) => {
                 Exit::Damaged
             }
@@ -121,6 +127,7 @@ struct Pending {
     front: Vec<front::Bound>,
     broker: Arc<Broker>,
     api: Option<(TcpListener, Arc<rustls::ServerConfig>)>,
+    updates: Updates,
     control: Socket,
     credentials: Arc<Credentials>,
     audit: Audit,
@@ -181,6 +188,7 @@ impl App {
         let (gateway, edges) = (&self.gateway, &self.edges);
         let config = gateway.config();
         let (credentials, current) = watch::channel(Arc::clone(&pending.credentials));
+        updates::start(pending.updates, gateway, &config, &current, edges);
         let shared = front::Shared::new(front::Parts {
             registry: Arc::clone(&gateway.registry),
             store: gateway.store.clone(),
@@ -224,6 +232,7 @@ impl App {
             store: gateway.store.clone(),
             clock: Arc::clone(&gateway.clock),
             live: Arc::clone(gateway) as Arc<dyn control::Live>,
+            desk: Arc::clone(&gateway.desk),
             state_dir: gateway.state_dir.clone(),
         };
         edges.spawn(
@@ -353,10 +362,12 @@ async fn open(
         Some(address) => Some((bind(address).await?, credentials::api_tls(&credentials)?)),
         None => None,
     };
+    let updates = updates::open(&config, &credentials).await?;
+    let desk = Arc::new(updates::desk(&config, &store, &registry));
     let (upstreams, running) = upstreams(&config, &store).await?;
     let (audit, recorder) = Audit::new(store.clone(), Arc::clone(&clock));
     let gateway = Arc::new(Gateway {
-        listeners: listeners(&bound, api.as_ref().map(|(listener, _)| listener)),
+        listeners: listeners(&bound, api.as_ref().map(|(listener, _)| listener), &updates),
         started_at: clock.unchecked_now(),
         health: Arc::new(Health::new(Arc::clone(&clock))),
         config: Mutex::new(config),
@@ -367,6 +378,7 @@ async fn open(
         registry,
         commands,
         keys,
+        desk,
         store,
         clock,
         directory,
@@ -380,6 +392,7 @@ async fn open(
         front: bound,
         broker,
         api,
+        updates,
         control,
         credentials,
         audit,
@@ -428,7 +441,7 @@ pub(crate) fn start_store(
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address)
         .await
         .map_err(|source| StartError::Api { address, source })
@@ -486,7 +499,11 @@ fn broker_limits(limits: &config::Limits) -> broker::Limits {
     }
 }
 
-fn listeners(front: &[front::Bound], api: Option<&TcpListener>) -> Vec<Listener> {
+fn listeners(
+    front: &[front::Bound],
+    api: Option<&TcpListener>,
+    updates: &Updates,
+) -> Vec<Listener> {
     let shown =
         |address: io::Result<SocketAddr>| address.map_or_else(|e| e.to_string(), |a| a.to_string());
     let front = front.iter().map(|bound| Listener {
@@ -499,7 +516,7 @@ fn listeners(front: &[front::Bound], api: Option<&TcpListener>) -> Vec<Listener>
         address: shown(listener.local_addr()),
         mode: "https".to_owned(),
     });
-    front.chain(api).collect()
+    front.chain(api).chain(updates.listeners()).collect()
 }
 
 fn bytes(size: bytesize::ByteSize) -> usize {

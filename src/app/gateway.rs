@@ -29,6 +29,7 @@ use crate::{
     forward::{ForwardMetrics, Forwarder},
     front::{Directory, FrontMetrics},
     metrics::Page,
+    ota::Desk,
     pki::{self, Bundle, DeviceRequest, Endpoint, PkiDir, PkiError, Profiles, SecretSource},
     registry::{Registry, RegistryError},
     store::{Ledger, LedgerCheck, Store, StoreError, StoreMetrics, UpstreamKey},
@@ -60,6 +61,7 @@ pub struct Gateway {
     pub(super) registry: Arc<Registry>,
     pub(super) commands: Commands,
     pub(super) keys: Arc<Keys>,
+    pub(super) desk: Arc<Desk>,
     pub(super) store: Store,
     pub(super) clock: Arc<Clock>,
     pub(super) health: Arc<Health>,
@@ -352,6 +354,7 @@ impl Handle {
             csr: None,
             gateway: Some(gateway),
             secret: SecretSource::Generate,
+            release_keys: self.0.desk.keys().to_vec(),
             force: true,
         };
         let (now, time) = (self.0.clock.unchecked_now(), OffsetDateTime::now_utc());

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::{
     Context, Ended,
-    output::{harmless, moment_or_never, table, yes_no},
+    output::{harmless, moment, moment_or_never, table, yes_no},
     pki_command, secret,
     state::State,
 };
@@ -348,6 +348,19 @@ fn show(detail: &DeviceDetail) -> String {
     }
     if let Some(topic) = &detail.command_topic {
         lines.push(("commands on", topic.clone()));
+    }
+    if let Some(runs) = &detail.firmware {
+        let (product, chip, version) = (&runs.product, &runs.chip, &runs.version);
+        lines.push((
+            "firmware",
+            format!("{product} {version} on {chip}, since {}", moment(runs.at)),
+        ));
+        for update in &runs.updates {
+            let reason = update.reason.as_deref().unwrap_or_default();
+            let state = update.state.replace('_', " ");
+            let line = format!("{} {state} {} {reason}", update.release, moment(update.at));
+            lines.push(("update", line.trim_end().to_owned()));
+        }
     }
     lines
         .iter()

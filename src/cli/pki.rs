@@ -13,6 +13,9 @@ use args::{
     RenewArgs, RevokeArgs, Role,
 };
 
+use tidegate_wire::manifest::{MAX_SIGNATURES, PublicKey};
+
+use crate::ota::signing;
 use crate::pki::{
     self, Bundle, CrlUpdate, DeviceRequest, Entry, Host, Identity, Import, IssuedDevice,
     IssuedOperator, IssuedServer, Kind, OperatorRequest, PkiDir, PkiError, Profiles, RenewOptions,
@@ -29,13 +32,15 @@ pub enum Outcome {
     DeviceIssued(Box<IssuedDevice>),
 }
 
-/// Runs one `tidegate pki` command on `<state_dir>/pki` and writes for people to `out`.
+/// Runs one `tidegate pki` command on `<state_dir>/pki` and writes for people to `out`. Device bundles
+/// carry `release_keys`, unless the command names others.
 ///
 /// # Errors
 /// [`PkiError`]; its text is meant for the operator.
 pub fn run(
     args: PkiArgs,
     state_dir: &Path,
+    release_keys: &[PublicKey],
     now: OffsetDateTime,
     out: &mut dyn Write,
 ) -> Result<Outcome, PkiError> {
@@ -46,6 +51,7 @@ pub fn run(
     let session = Session {
         dir: PkiDir::new(state_dir),
         profiles,
+        release_keys: release_keys.to_vec(),
         now,
     };
     let (outcome, text) = match args.command {
@@ -88,6 +94,8 @@ struct Session {
     dir: PkiDir,
     profiles: Profiles,
     now: OffsetDateTime,
+    /// For device bundles.
+    release_keys: Vec<PublicKey>,
 }
 
 impl Session {
@@ -134,11 +142,31 @@ impl Session {
                 Some(path) => SecretSource::read(path)?,
                 None => SecretSource::Generate,
             },
+            release_keys: self.release_keys(&args.release_keys)?,
             force: args.output.force,
             id: args.id,
         };
         let issued = pki::issue_device(&self.dir, &self.profiles, &request, self.now)?;
         self.deliver(issued, &target, args.output.force)
+    }
+
+    /// The keys in these files; without any, those of the configuration.
+    fn release_keys(&self, files: &[PathBuf]) -> Result<Vec<PublicKey>, PkiError> {
+        if files.is_empty() {
+            return Ok(self.release_keys.clone());
+        }
+        if files.len() > MAX_SIGNATURES {
+            return Err(PkiError::Usage(
+                "a device trusts one release key, or two while one replaces the other",
+            ));
+        }
+        let read = |path: &PathBuf| {
+            signing::read_public(path).map_err(|error| PkiError::BadBundle {
+                path: path.clone(),
+                reason: error.to_string(),
+            })
+        };
+        files.iter().map(read).collect()
     }
 
     fn deliver(&self, issued: IssuedDevice, target: &Target, force: bool) -> Answer {
@@ -222,6 +250,7 @@ impl Session {
             csr: read_csr(args.csr.as_deref())?,
             new_key: args.new_key,
             revoke_former: args.revoke_former,
+            release_keys: self.release_keys(&[])?,
             gateway: args.gateway,
             hosts: args.hosts,
         };

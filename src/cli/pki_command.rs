@@ -23,6 +23,7 @@ pub(super) fn run(context: &Context, args: PkiArgs) -> Ended {
     let outcome = pki::run(
         args,
         &loaded.config.state_dir,
+        &loaded.config.updates.keys(),
         OffsetDateTime::now_utc(),
         &mut text,
     )

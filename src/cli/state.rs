@@ -23,6 +23,7 @@ use crate::{
         CallError, Caller, Client, Code, Live, Operations, Perform as _, Problem, Request,
         answer::{Listener, Reloaded},
     },
+    ota,
     registry::{self, Rate, Registry},
     seal,
     store::{DATABASE, Options, Store, StoreMetrics, UpstreamKey},
@@ -193,6 +194,14 @@ async fn operations(config: &Config, store: Store) -> Result<Operations, Problem
     };
     let commands = Commands::open(store.clone(), rules, |_| {}).await?;
     let keys = Arc::new(Keys::open(store.clone()).await?);
+    let updates = &config.updates;
+    let desk = ota::Desk::new(
+        store.clone(),
+        Arc::clone(&registry),
+        Arc::new(ota::Shelf::of(config)),
+        updates.keys(),
+        updates.keep as usize,
+    );
     Ok(Operations {
         registry,
         commands,
@@ -200,6 +209,7 @@ async fn operations(config: &Config, store: Store) -> Result<Operations, Problem
         store,
         clock,
         live: Arc::new(NotRunning),
+        desk: Arc::new(desk),
         state_dir: config.state_dir.clone(),
     })
 }

@@ -54,6 +54,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     limits(&config.limits, &mut findings);
     messages(config, &mut findings);
     storage(config, &mut findings);
+    config.updates.check(&mut findings);
     upstreams(config, &mut findings);
     devices(config, &mut findings);
     findings.sorted()
@@ -169,6 +170,9 @@ fn listeners(config: &Config, findings: &mut Findings) {
     }
     if let Some(api) = config.api.address {
         address("api.address", api, &mut taken, findings);
+    }
+    if let Some(updates) = config.updates.address.filter(|_| config.updates.enabled()) {
+        address("updates.address", updates, &mut taken, findings);
     }
     positive(
         "api.requests_per_second",

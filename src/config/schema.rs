@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::LazyLock,
 use serde_json::Value as Json;
 
 use super::{
-    Config, Device, HttpUpstream, Listener, ListenerMode, Pki, Signing, Storage, Upstream,
+    Config, Device, HttpUpstream, Listener, ListenerMode, Pki, Signing, Storage, Updates, Upstream,
 };
 
 /// In the sample: stands for any name.
@@ -164,6 +164,11 @@ fn sample() -> Config {
         storage: Storage {
             max_age: Some(Duration::from_secs(1)),
             ..default.storage
+        },
+        updates: Updates {
+            socket: path(),
+            releases_dir: path(),
+            ..default.updates
         },
         upstreams: BTreeMap::new(),
         devices: BTreeMap::from([(

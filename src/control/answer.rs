@@ -100,6 +100,9 @@ pub struct DeviceDetail {
     pub telemetry: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command_topic: Option<String>,
+    /// What it runs; unset: it never said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<super::firmware::DeviceFirmware>,
 }
 
 /// The only time the token is shown.

@@ -21,6 +21,7 @@ pub(super) fn audited(request: &Request) -> Option<(&'static str, String)> {
         Request::CommandSend { device, .. } => ("command.send", device),
         Request::OutboxRetry { filter } => return Some(("outbox.retry", described(filter))),
         Request::OutboxDrop { filter } => return Some(("outbox.drop", described(filter))),
+        Request::Firmware { request } => return request.audited(),
         Request::Reload => return Some(("config.reload", String::new())),
         Request::Status { .. }
         | Request::DeviceList

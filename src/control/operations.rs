@@ -20,10 +20,12 @@ use crate::{
     clock::{Clock, UnixMillis},
     command::{CommandStatus, Commands, Order},
     config::{self, Signing},
+    ota::Desk,
     registry::{self, Registry},
     store::{DeviceKey, Store, StoreError, UpstreamInfo, UpstreamKey, audit},
 };
 
+mod firmware;
 mod outbox;
 
 /// Commands shown for a device when none is named.
@@ -56,6 +58,7 @@ pub struct Operations {
     pub store: Store,
     pub clock: Arc<Clock>,
     pub live: Arc<dyn Live>,
+    pub desk: Arc<Desk>,
     pub state_dir: PathBuf,
 }
 
@@ -107,7 +110,12 @@ impl Operations {
                 devices.sort_by(|one, other| one.id.cmp(&other.id));
                 json(Devices { devices })
             }
-            Request::DeviceShow { id } => json(self.detail(&*self.device(&id)?)),
+            Request::DeviceShow { id } => {
+                let device = self.device(&id)?;
+                let mut detail = self.detail(&device);
+                detail.firmware = self.firmware_of(&device).await?;
+                json(detail)
+            }
             Request::DeviceAdd {
                 id,
                 settings,
@@ -224,6 +232,7 @@ impl Operations {
             Request::OutboxDrop { filter } => {
                 json(self.each_upstream(&filter, Store::drop_dead).await?)
             }
+            Request::Firmware { request } => self.firmware(request, caller).await,
             Request::Reload => json(self.live.reload().await?),
         }
     }
@@ -307,6 +316,7 @@ impl Operations {
             subscribe: device.subscribe.clone(),
             telemetry: device.telemetry.clone(),
             command_topic: device.command_topic.clone(),
+            firmware: None,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::{
     api::KeyError,
     clock::Untrusted,
     command::CommandError,
+    ota::UpdateError,
     registry::RegistryError,
     seal::SealError,
     store::{OpenError, StoreError},
@@ -108,6 +109,30 @@ impl From<CommandError> for Problem {
             | CommandError::TooLarge { .. }
             | CommandError::Ttl
             | CommandError::IdempotencyKey => Code::Invalid,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<UpdateError> for Problem {
+    fn from(error: UpdateError) -> Self {
+        let code = match error {
+            UpdateError::Store(error) => return error.into(),
+            UpdateError::NoKeys => Code::Config,
+            UpdateError::Exists(_)
+            | UpdateError::Sequence { .. }
+            | UpdateError::NotPublished { .. }
+            | UpdateError::NoUpload
+            | UpdateError::Offset { .. }
+            | UpdateError::NotRolledOut(_) => Code::Conflict,
+            UpdateError::Refused { .. }
+            | UpdateError::Size { .. }
+            | UpdateError::Digest { .. }
+            | UpdateError::Name(_)
+            | UpdateError::OutOfRange { .. } => Code::Invalid,
+            UpdateError::Unknown(_) | UpdateError::UnknownDevice(_) => Code::NotFound,
+            UpdateError::Budget { .. } => Code::Unavailable,
+            UpdateError::Io { .. } => Code::Io,
         };
         Self::of(code, &error)
     }

@@ -8,6 +8,8 @@ use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use tidegate_wire::manifest::PublicKey;
+
 use super::certificate::{Certificate, PrivateKey};
 use super::error::PkiError;
 use super::files::{self, SECRET};
@@ -30,6 +32,8 @@ pub struct Bundle {
     pub ca: String,
     /// The HMAC key is the UTF-8 of this text. Absent when the device keeps the one it has.
     pub secret: Option<Zeroizing<String>>,
+    /// Whose firmware releases the device trusts: one key or two; none: it takes no updates.
+    pub release_keys: Vec<PublicKey>,
 }
 
 impl fmt::Debug for Bundle {
@@ -71,6 +75,8 @@ struct FileOut<'a> {
     ca: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    release_keys: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -85,6 +91,8 @@ struct FileIn {
     ca: String,
     #[serde(default)]
     secret: Option<String>,
+    #[serde(default)]
+    release_keys: Vec<String>,
 }
 
 /// The files of the folder form.
@@ -92,13 +100,14 @@ const CERTIFICATE: &str = "device.crt";
 const KEY: &str = "device.key";
 const CA: &str = "ca.crt";
 const SECRET_FILE: &str = "secret";
+const RELEASE_KEYS: &str = "release-keys";
 const JSON: &str = "device.json";
 
 impl Bundle {
     /// The paths the folder form consists of, for checking before anything is issued.
     #[must_use]
     pub fn folder_files(folder: &Path) -> Vec<PathBuf> {
-        [CERTIFICATE, KEY, CA, SECRET_FILE, JSON]
+        [CERTIFICATE, KEY, CA, SECRET_FILE, RELEASE_KEYS, JSON]
             .map(|name| folder.join(name))
             .into()
     }
@@ -112,8 +121,8 @@ impl Bundle {
         files::refuse_existing(paths)
     }
 
-    /// Writes `device.crt`, `device.key`, `ca.crt`, `secret` and `device.json`, each readable
-    /// by the owner alone. `device.json` comes last: with it the folder is complete.
+    /// Writes `device.crt`, `device.key`, `ca.crt`, `secret`, `release-keys` (one per line, in hex; only
+    /// if there are any) and `device.json`, each readable by the owner alone. `device.json` comes last: with it the folder is complete.
     ///
     /// # Errors
     /// One of the files exists (without `force`), or cannot be written.
@@ -134,11 +143,19 @@ impl Bundle {
             .secret
             .as_ref()
             .map(|secret| Zeroizing::new(format!("{}\n", **secret)));
+        let lines = || {
+            self.release_keys
+                .iter()
+                .map(|key| format!("{key}\n"))
+                .collect()
+        };
+        let release_keys: Option<String> = (!self.release_keys.is_empty()).then(lines);
         for (name, content) in [
             (KEY, key),
             (CERTIFICATE, Some(self.certificate.as_bytes())),
             (CA, Some(self.ca.as_bytes())),
             (SECRET_FILE, secret.as_ref().map(|secret| secret.as_bytes())),
+            (RELEASE_KEYS, release_keys.as_ref().map(String::as_bytes)),
             (JSON, Some(json.as_slice())),
         ] {
             let path = folder.join(name);
@@ -172,6 +189,7 @@ impl Bundle {
             key: self.key.as_ref().map(|key| key.as_str()),
             ca: &self.ca,
             secret: self.secret.as_ref().map(|secret| secret.as_str()),
+            release_keys: self.release_keys.iter().map(ToString::to_string).collect(),
         };
         files::write(path, &to_json(&file, path)?, SECRET)
     }
@@ -210,6 +228,7 @@ impl Bundle {
             secret: text(SECRET_FILE)?
                 .map(Zeroizing::new)
                 .map(|text| Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())),
+            release_keys: release_keys(text(RELEASE_KEYS)?.unwrap_or_default().lines(), folder)?,
         })
     }
 
@@ -224,6 +243,7 @@ impl Bundle {
             key: file.key.map(Zeroizing::new),
             ca: file.ca,
             secret: file.secret.map(Zeroizing::new),
+            release_keys: release_keys(file.release_keys.iter().map(String::as_str), path)?,
         })
     }
 
@@ -265,6 +285,19 @@ fn gateway(json: &GatewayJson, path: &Path) -> Result<Endpoint, PkiError> {
         host: Host::parse(&json.host)?,
         port: json.port,
     })
+}
+
+fn release_keys<'a>(
+    lines: impl Iterator<Item = &'a str>,
+    path: &Path,
+) -> Result<Vec<PublicKey>, PkiError> {
+    lines
+        .map(|line| {
+            line.trim()
+                .parse()
+                .map_err(|error| bad(path, format!("release keys: {error}")))
+        })
+        .collect()
 }
 
 fn check_format(format: &str, path: &Path) -> Result<(), PkiError> {

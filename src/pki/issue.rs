@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use tidegate_wire::manifest::PublicKey;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
@@ -27,6 +28,8 @@ pub struct DeviceRequest {
     /// Where the device finds the gateway; by default the server certificate's first name.
     pub gateway: Option<Endpoint>,
     pub secret: SecretSource,
+    /// Whose firmware releases the device is to trust.
+    pub release_keys: Vec<PublicKey>,
     /// Issue even though the device has a certificate that is still valid.
     pub force: bool,
 }
@@ -92,6 +95,7 @@ pub(super) fn device(
             key: client.key,
             ca: server_trust(dir)?,
             secret,
+            release_keys: request.release_keys.clone(),
         },
     })
 }

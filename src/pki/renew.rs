@@ -3,6 +3,7 @@
 use std::fs;
 
 use rcgen::{DistinguishedName, DnType};
+use tidegate_wire::manifest::PublicKey;
 use time::{Duration, OffsetDateTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -30,6 +31,8 @@ pub struct RenewOptions {
     /// For the server and the intermediates, which keep their key otherwise. Devices and
     /// operators always get a new one.
     pub new_key: bool,
+    /// What a device's new bundle says about whose firmware to trust.
+    pub release_keys: Vec<PublicKey>,
     /// Revoke what is replaced (for devices and operators).
     pub revoke_former: bool,
     pub gateway: Option<Endpoint>,
@@ -258,6 +261,7 @@ fn holder(
                 csr: options.csr,
                 gateway: options.gateway,
                 secret: SecretSource::None,
+                release_keys: options.release_keys,
                 force: true,
             };
             Renewed::Device(Box::new(issue::device(dir, profiles, &request, now, lock)?))

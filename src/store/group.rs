@@ -9,6 +9,7 @@ use super::{
     error::Failure,
     log, open, seen,
     segment::{self, Record},
+    updates,
     writer::{Job, Request, Work},
 };
 use crate::{
@@ -232,8 +233,10 @@ impl Writer {
         }
         let seq = log.end;
         self.builder.extend(bytes, 1, received);
-        if record.kind == Kind::Ack {
-            self.outcome(record, received)?;
+        match record.kind {
+            Kind::Ack => self.outcome(record, received)?,
+            Kind::Event if updates::concerns(record.payload) => self.progress(record, received)?,
+            Kind::Data | Kind::Event => {}
         }
         Ok(Verdict::Stored(seq))
     }
@@ -248,6 +251,22 @@ impl Writer {
             Err(error) if !conn.is_autocommit() && !is_storage(&error) => {
                 tracing::warn!(%error, device = record.device.0, "a command's outcome was not recorded");
                 conn.execute_batch("ROLLBACK TO outcome; RELEASE outcome")?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Records how far a device is with an update. As with outcomes, what cannot be recorded is still
+    /// accepted.
+    fn progress(&mut self, record: &Record<'_>, received: UnixMillis) -> Result<(), Failure> {
+        let conn = &self.parts.conn;
+        conn.execute_batch("SAVEPOINT progress")?;
+        match updates::record_event(conn, record.device, record.payload, received) {
+            Ok(()) => conn.execute_batch("RELEASE progress")?,
+            Err(error) if !conn.is_autocommit() && !is_storage(&error) => {
+                tracing::warn!(%error, device = record.device.0, "a device's update event was not recorded");
+                conn.execute_batch("ROLLBACK TO progress; RELEASE progress")?;
             }
             Err(error) => return Err(error.into()),
         }

@@ -40,6 +40,7 @@ pub mod commands;
 pub mod devices;
 pub mod keys;
 pub mod sessions;
+pub mod updates;
 
 #[cfg(test)]
 mod tests;

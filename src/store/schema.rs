@@ -14,6 +14,7 @@ pub(super) const MIGRATIONS: &[(&str, &str)] = &[
         "0003_sessions",
         include_str!("migrations/0003_sessions.sql"),
     ),
+    ("0004_updates", include_str!("migrations/0004_updates.sql")),
 ];
 
 /// The version a database has after [`migrate`].

@@ -93,6 +93,7 @@ pub(crate) fn request(id: &str) -> DeviceRequest {
         csr: None,
         gateway: None,
         secret: SecretSource::Generate,
+        release_keys: Vec::new(),
         force: false,
     }
 }

@@ -89,6 +89,10 @@ pub(super) struct IssueDeviceArgs {
     /// Use the shared secret in this file [default: a new one]
     #[arg(long, value_name = "FILE")]
     pub(super) secret_file: Option<PathBuf>,
+    /// Have the device trust firmware releases signed by this key (repeatable, for a change of keys)
+    /// [default: updates.release_keys of the configuration]
+    #[arg(long = "release-key", value_name = "FILE")]
+    pub(super) release_keys: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -37,6 +37,7 @@ fn issue(world: &World, id: &str) -> Bundle {
         csr: None,
         gateway: None,
         secret: pki::SecretSource::Generate,
+        release_keys: Vec::new(),
         force: true,
     };
     let (dir, profiles) = (
