@@ -93,7 +93,7 @@ struct File {
     key: Option<String>,
     ca: String,
     secret: Option<String>,
-    #[serde(default, rename = "release-keys")]
+    #[serde(default)]
     release_keys: Vec<String>,
 }
 
