@@ -5,6 +5,7 @@
 //! | [`board`], [`flash`], [`pins`] | what the app asks of a board, on the host |
 //! | [`bundle`] | what `tidegate pki` issues |
 //! | [`firmware`] | what a simulated device is updated with, and what starts it |
+//! | [`virt_image`](mod@virt_image) | images of QEMU's board |
 //! | [`simulate`](mod@simulate) | a whole device |
 //! | [`live`] | one device to play with |
 
@@ -19,6 +20,7 @@ pub mod load;
 pub mod log;
 pub mod pins;
 pub mod simulate;
+pub mod virt_image;
 
 pub use board::Stop;
 pub use bundle::Bundle;

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use tidegate_app::credentials::{Wifi, image};
 use tidegate_host::load::{self, Mode, Options};
 use tidegate_host::simulate::BUFFER;
+use tidegate_host::virt_image::virt_image;
 use tidegate_host::{Behaviour, Bundle, Firmware, Kind, Simulation};
 
 /// Tidegate devices on this machine.
@@ -27,7 +28,7 @@ enum Command {
     Load(Load),
     /// The image of a device's credentials partition, to be flashed
     Image(Image),
-    /// A firmware image for simulated devices, to try updates with
+    /// A firmware image for simulated devices, or for QEMU's board, to try updates with
     Firmware(FirmwareImage),
 }
 
@@ -137,8 +138,11 @@ struct Image {
 #[derive(Debug, Args)]
 struct FirmwareImage {
     /// Its version, such as 1.1.0
-    #[arg(long)]
-    version: String,
+    #[arg(long, required_unless_present = "elf")]
+    version: Option<String>,
+    /// Of QEMU's board: the program, as it was linked, which knows its version itself
+    #[arg(long, value_name = "FILE", conflicts_with = "version")]
+    elf: Option<PathBuf>,
     /// Its security version
     #[arg(long, default_value_t = 0)]
     security_version: u32,
@@ -262,15 +266,23 @@ fn provision(arguments: &Image) -> Result<(), Failure> {
 }
 
 fn write_firmware(arguments: FirmwareImage) -> Result<(), Failure> {
-    let firmware = Firmware {
-        version: arguments.version,
-        security_version: arguments.security_version,
-        behaviour: arguments.behaviour,
+    let image = match (arguments.elf, arguments.version) {
+        (Some(elf), _) => {
+            let crashes = match arguments.behaviour {
+                Behaviour::Healthy => false,
+                Behaviour::CrashesAtStart => true,
+                _ => return Err("a program can be healthy or crashes-at-start".into()),
+            };
+            virt_image(&std::fs::read(elf)?, crashes)?
+        }
+        (None, version) => Firmware {
+            version: version.unwrap_or_default(),
+            security_version: arguments.security_version,
+            behaviour: arguments.behaviour,
+        }
+        .image(arguments.size),
     };
-    Ok(std::fs::write(
-        arguments.out,
-        firmware.image(arguments.size),
-    )?)
+    Ok(std::fs::write(arguments.out, image)?)
 }
 
 fn positive(text: &str) -> Result<f64, String> {
