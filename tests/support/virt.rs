@@ -229,7 +229,12 @@ impl Board {
 
     /// Waits for a line of the log that contains `text` and returns it.
     pub fn wait(&mut self, text: &str) -> String {
-        eventually(&format!("{text:?} in the board's log"), PATIENCE, || {
+        self.wait_long(text, PATIENCE)
+    }
+
+    /// As [`wait`](Self::wait), for what takes its time.
+    pub fn wait_long(&mut self, text: &str, patience: Duration) -> String {
+        eventually(&format!("{text:?} in the board's log"), patience, || {
             if let Some(line) = self.log().lines().find(|line| line.contains(text)) {
                 return Some(line.to_owned());
             }

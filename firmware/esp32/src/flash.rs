@@ -43,7 +43,7 @@ pub(crate) struct Table {
 /// The partition table is not the device's.
 #[derive(Debug, thiserror::Error)]
 #[error("flash has no partition {0}: write partitions.csv with the image")]
-pub(crate) struct NoPartition(&'static str);
+pub(crate) struct NoPartition(pub(crate) &'static str);
 
 /// Finds the partitions by their names, so a table for a larger flash serves as well.
 pub(crate) fn open(flash: FLASH<'static>) -> Result<Table, NoPartition> {
