@@ -25,12 +25,13 @@ const TARGET: &str = "riscv32imc-unknown-none-elf";
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Builds a program of the firmware's workspace, if it is not up to date, and returns its path.
-fn build(arguments: &[&str], program: &str) -> PathBuf {
+fn build(arguments: &[&str], environment: &[(&str, &str)], program: &str) -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("firmware");
     let status = Command::new("cargo")
         .args(["build", "--quiet"])
         .args(arguments)
         .env_remove("CARGO_TARGET_DIR")
+        .envs(environment.iter().copied())
         .current_dir(&workspace)
         .status()
         .unwrap();
@@ -48,22 +49,110 @@ pub fn firmware() -> PathBuf {
         "--target",
         TARGET,
     ];
-    build(&arguments, &format!("{TARGET}/firmware/tidegate-virt"))
+    build(&arguments, &[], &format!("{TARGET}/firmware/tidegate-virt"))
 }
 
-/// The board's flash, and where in it the credentials are (firmware/esp32/partitions.csv).
+/// An image for one of the board's slots: of this version, if not the source's; one that crashes at
+/// once, if it is to.
+pub fn image(version: Option<&str>, crashes: bool, out: &Path) {
+    let elf = version.map_or_else(firmware, versioned);
+    let behaviour = if crashes {
+        "crashes-at-start"
+    } else {
+        "healthy"
+    };
+    let status = Command::new(tool())
+        .args(["firmware", "--behaviour", behaviour, "--elf"])
+        .arg(elf)
+        .arg("--out")
+        .arg(out)
+        .status()
+        .unwrap();
+    assert!(status.success(), "firmware: {status}");
+}
+
+/// The firmware as another version, built beside the usual one so that neither is built twice.
+fn versioned(version: &str) -> PathBuf {
+    let target = format!("target/version-{version}");
+    let arguments = [
+        "-p",
+        "tidegate-virt",
+        "--bin",
+        "tidegate-virt",
+        "--profile",
+        "firmware",
+        "--target",
+        TARGET,
+        "--target-dir",
+        &target,
+    ];
+    let elf = build(
+        &arguments,
+        &[("TIDEGATE_VERSION", version)],
+        &format!("version-{version}/{TARGET}/firmware/tidegate-virt"),
+    );
+    assert!(elf.exists(), "{}", elf.display());
+    elf
+}
+
+/// What the board starts with: its boot stage, as large as the board's ROM.
+pub fn boot_stage(out: &Path) {
+    /// QEMU's `virt` has two flash devices of this size.
+    const ROM: u64 = 32 << 20;
+    let elf = firmware().with_file_name("tidegate-virt-boot");
+    let bytes = fs::read(elf).unwrap();
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let half = |at: usize| usize::from(u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap()));
+    let mut rom = Vec::new();
+    // ELF, 32 bits: the program headers say what is to be where.
+    for header in (0..half(44)).map(|index| word(28) + index * half(42)) {
+        let [kind, offset, place, len] = [0, 4, 12, 16].map(|field| word(header + field));
+        if kind == 1 && len > 0 {
+            let at = place - 0x2000_0000;
+            rom.resize(rom.len().max(at + len), 0);
+            rom[at..at + len].copy_from_slice(&bytes[offset..offset + len]);
+        }
+    }
+    fs::write(out, rom).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(out).unwrap();
+    file.set_len(ROM).unwrap();
+}
+
+/// The board's flash, and where in it are the credentials and the first slot
+/// (firmware/esp32/partitions.csv).
 const FLASH: usize = 4 << 20;
 const CREDENTIALS: usize = 0xc000;
+const SLOT: usize = 0x2_0000;
+
+/// Writes an image to the first slot, as a user flashes a board by wire.
+pub fn flash_image(image: &Path, flash: &Path) {
+    let image = fs::read(image).unwrap();
+    let mut bytes = fs::read(flash).unwrap();
+    bytes[SLOT..][..image.len()].copy_from_slice(&image);
+    fs::write(flash, bytes).unwrap();
+}
+
+fn tool() -> PathBuf {
+    build(
+        &["-p", "tidegate-host", "--bin", "tidegate-host"],
+        &[],
+        "debug/tidegate-host",
+    )
+}
 
 /// Makes a flash with a device's credentials, as a user provisions a board.
 pub fn provision(bundle: &Path, ntp_port: u16, flash: &Path) {
-    let tool = build(
-        &["-p", "tidegate-host", "--bin", "tidegate-host"],
-        "debug/tidegate-host",
-    );
+    provision_with(bundle, ntp_port, &[], flash);
+}
+
+/// As [`provision`], with further arguments for the tool.
+pub fn provision_with(bundle: &Path, ntp_port: u16, more: &[&str], flash: &Path) {
+    let tool = tool();
     let image = flash.with_extension("credentials");
     let status = Command::new(tool)
-        .args(["image", "--ntp-port", &ntp_port.to_string(), "--device"])
+        .args(["image", "--ntp-port", &ntp_port.to_string()])
+        .args(more)
+        .arg("--device")
         .arg(bundle)
         .arg("--out")
         .arg(&image)
@@ -86,6 +175,18 @@ pub struct Board {
 impl Board {
     /// Applies power.
     pub fn start(firmware: &Path, flash: &Path, more: &[&str]) -> Self {
+        let kernel = firmware.to_str().unwrap();
+        Self::power(flash, &[more, &["-kernel", kernel]].concat())
+    }
+
+    /// Applies power to a board with a boot stage, which starts what is in the flash.
+    pub fn boot(boot_stage: &Path, flash: &Path) -> Self {
+        let rom = boot_stage.display();
+        let rom = format!("if=pflash,unit=0,format=raw,readonly=on,file={rom}");
+        Self::power(flash, &["-drive", &rom])
+    }
+
+    fn power(flash: &Path, more: &[&str]) -> Self {
         let drive = format!("if=none,id=flash,format=raw,file={}", flash.display());
         let mut qemu = Command::new("qemu-system-riscv32")
             .args([
@@ -102,8 +203,6 @@ impl Board {
             .args(["-device", "virtio-rng-device"])
             .args(["-drive", &drive, "-device", "virtio-blk-device,drive=flash"])
             .args(more)
-            .arg("-kernel")
-            .arg(firmware)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -130,7 +229,12 @@ impl Board {
 
     /// Waits for a line of the log that contains `text` and returns it.
     pub fn wait(&mut self, text: &str) -> String {
-        eventually(&format!("{text:?} in the board's log"), PATIENCE, || {
+        self.wait_long(text, PATIENCE)
+    }
+
+    /// As [`wait`](Self::wait), for what takes its time.
+    pub fn wait_long(&mut self, text: &str, patience: Duration) -> String {
+        eventually(&format!("{text:?} in the board's log"), patience, || {
             if let Some(line) = self.log().lines().find(|line| line.contains(text)) {
                 return Some(line.to_owned());
             }

@@ -10,6 +10,8 @@ use core::time::Duration;
 use embedded_io_async::{Read, Write};
 use embedded_storage_async::nor_flash::{MultiwriteNorFlash, NorFlash};
 
+use crate::update::Timing;
+
 /// The types one board is made of; [`Parts`] holds the values.
 pub trait Board {
     /// Its network stack.
@@ -50,6 +52,8 @@ pub struct Parts<B: Board> {
     pub slots: B::Slots,
     /// Boot reason, free heap, restart.
     pub system: B::System,
+    /// When updates are looked for: [`Timing::USUAL`] but in tests.
+    pub timing: Timing,
 }
 
 /// A network stack: TCP, one-shot UDP, names.
@@ -160,8 +164,18 @@ pub trait System {
     /// Board and chip, such as `esp32c3`.
     fn board(&self) -> &'static str;
 
-    /// Version of the firmware image.
-    fn version(&self) -> &'static str;
+    /// The chip that images are built for, as releases name it, such as `esp32c3`.
+    fn chip(&self) -> &'static str {
+        self.board()
+    }
+
+    /// Version of the firmware image: semantic, without a build part.
+    fn version(&self) -> &str;
+
+    /// Security version of the firmware image: raised when what came before must never run again.
+    fn security_version(&self) -> u32 {
+        0
+    }
 
     /// When the image was built, in seconds since 1970: the earliest time that can be true.
     fn built_at(&self) -> u64;
@@ -234,6 +248,9 @@ pub trait UpdateSlots {
     /// What went wrong, for the log.
     type Error: Debug;
 
+    /// The slot that runs, 0 or 1.
+    fn running(&self) -> u8;
+
     /// Whether the running image has proven itself.
     ///
     /// # Errors
@@ -241,7 +258,7 @@ pub trait UpdateSlots {
     /// The boot loader's record cannot be read.
     async fn boot_state(&mut self) -> Result<BootState, Self::Error>;
 
-    /// Bytes that fit into the inactive slot.
+    /// Bytes that fit into the inactive slot; 0 if there is none.
     fn capacity(&self) -> u32;
 
     /// Erases the inactive slot from `offset` on for `length` bytes, both multiples of the erase
@@ -276,12 +293,20 @@ pub trait UpdateSlots {
     /// The boot loader's record cannot be written.
     async fn activate(&mut self) -> Result<(), Self::Error>;
 
-    /// Says that the running image works.
+    /// Says that the running image works; also once an update was rolled back, to start anew.
     ///
     /// # Errors
     ///
     /// The boot loader's record cannot be written.
     async fn confirm(&mut self) -> Result<(), Self::Error>;
+
+    /// Says that the running image does not work: the next start takes the other slot, which holds
+    /// the image from before.
+    ///
+    /// # Errors
+    ///
+    /// The boot loader's record cannot be written.
+    async fn revert(&mut self) -> Result<(), Self::Error>;
 }
 
 /// For boards without slots: the image was written by wire and stays.
@@ -295,6 +320,10 @@ pub struct NoSuchSlot;
 
 impl UpdateSlots for NoSlots {
     type Error = NoSuchSlot;
+
+    fn running(&self) -> u8 {
+        0
+    }
 
     async fn boot_state(&mut self) -> Result<BootState, NoSuchSlot> {
         Ok(BootState::Confirmed)
@@ -326,5 +355,9 @@ impl UpdateSlots for NoSlots {
 
     async fn confirm(&mut self) -> Result<(), NoSuchSlot> {
         Ok(())
+    }
+
+    async fn revert(&mut self) -> Result<(), NoSuchSlot> {
+        Err(NoSuchSlot)
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `{"action":"reboot"}` | acknowledged, then restarted |
 //! | `{"action":"report"}` | a health event, and a reading |
+//! | `{"action":"update"}` | looks for an update now |
 //! | `{"action":"credentials", …}` | new credentials on trial, see `renewed` |
 //!
 //! Everything else is for the profile's [`Actuators`](crate::profile::Actuators).
@@ -24,6 +25,8 @@ pub enum Request {
     Reboot,
     /// Say how it is.
     Report,
+    /// Look for an update.
+    Update,
     /// Try these credentials.
     Credentials(Box<Credentials>),
     /// Nothing: it is for the profile.
@@ -57,6 +60,8 @@ pub fn read(command: &Command<'_>, present: &Credentials) -> Result<Request, Inv
         Request::Reboot
     } else if command.is("report") {
         Request::Report
+    } else if command.is("update") {
+        Request::Update
     } else if command.is("credentials") {
         Request::Credentials(Box::new(renewed(&command.payload, present)?))
     } else {
@@ -157,6 +162,7 @@ mod tests {
     fn requests_are_told_apart() {
         assert_eq!(ask(r#"{"action":"reboot"}"#), Ok(Request::Reboot));
         assert_eq!(ask(r#"{"action":"report"}"#), Ok(Request::Report));
+        assert_eq!(ask(r#"{"action":"update"}"#), Ok(Request::Update));
         for other in [
             r#"{"action":"led","value":80}"#,
             r#""turn_on""#,

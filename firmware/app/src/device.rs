@@ -3,18 +3,19 @@
 mod link;
 mod orders;
 mod talk;
+mod update;
 
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
 
-use embassy_futures::select::{Either, Either4, select, select4};
+use embassy_futures::select::{Either, Either3, Either4, select, select3, select4};
 use embassy_sync::blocking_mutex::raw::NoopRawMutex;
 use embassy_sync::mutex::Mutex;
 use embassy_sync::signal::Signal;
 use tidegate_wire::output::TooSmall;
 use tidegate_wire::{Channel, MessageId};
 
-use crate::board::{Board, Clock, Network, Parts, Random, System, UpdateSlots};
+use crate::board::{Board, Clock, Network, Parts, Random, System};
 use crate::credentials::{Store, StoreError};
 use crate::executed::Executed;
 use crate::json::Members;
@@ -23,6 +24,8 @@ use crate::state::{State, StateError, key};
 use crate::telemetry::{Backlog, BacklogError, Item, Moment, Outbox, Readings};
 use crate::time::{WallClock, millis};
 use crate::tls::Buffers;
+use crate::update::trial;
+use update::Updates;
 
 /// Health is reported this often besides at boot: seldom enough to cost nothing, often enough to
 /// see a heap leak within a day.
@@ -51,11 +54,13 @@ pub enum Ended {
 /// Runs the device for good.
 ///
 /// It waits for the network, gets the time, connects, and from then on tells what it senses and
-/// does what it is told; when the gateway is away it keeps readings and comes back.
+/// does what it is told; when the gateway is away it keeps readings and comes back. The first of
+/// the buffers is for the gateway, the second for the update server, which may be spoken to at the
+/// same time.
 pub async fn run<B: Board, S: Sensors, A: Actuators>(
     parts: Parts<B>,
     profile: Profile<S, A>,
-    buffers: &mut Buffers,
+    buffers: &mut [Buffers; 2],
 ) -> Ended {
     match start(parts, profile, buffers).await {
         Ok(ended) | Err(ended) => ended,
@@ -65,14 +70,20 @@ pub async fn run<B: Board, S: Sensors, A: Actuators>(
 async fn start<B: Board, S: Sensors, A: Actuators>(
     parts: Parts<B>,
     profile: Profile<S, A>,
-    buffers: &mut Buffers,
+    [buffers, update_buffers]: &mut [Buffers; 2],
 ) -> Result<Ended, Ended> {
-    let store = Store::open(parts.credentials).await?;
     let mut state = State::open(parts.state).await?;
+    let mut slots = parts.slots;
+    // First of all: what follows may be what a new image cannot do.
+    let begun = trial::begin(&mut slots, &mut state, parts.system.boot_reason()).await?;
+    if begun.leave {
+        parts.system.restart();
+        return Ok(Ended::Restart);
+    }
+    let store = Store::open(parts.credentials).await?;
     let mut start = [0; 4];
     parts.random.fill(&mut start);
     let backlog = Backlog::open(parts.buffer, u32::from_le_bytes(start)).await?;
-    let mut slots = parts.slots;
 
     let boots = state.number(key::BOOTS).await.unwrap_or(0) + 1;
     state.set_number(key::BOOTS, boots).await?;
@@ -82,7 +93,6 @@ async fn start<B: Board, S: Sensors, A: Actuators>(
         executed.lost();
     }
     let lost = state.number(key::LOST).await.unwrap_or(0);
-    let update = slots.boot_state().await;
 
     let device: Device<B, A> = Device {
         network: parts.network,
@@ -98,7 +108,8 @@ async fn start<B: Board, S: Sensors, A: Actuators>(
         store: Mutex::new(store),
         lost: Cell::new(lost),
         lost_report: Cell::new(None),
-        update: update.map_or("unknown", |state| state.as_str()),
+        update: begun.state.as_str(),
+        updates: Updates::default(),
         told: Signal::new(),
         sample: Signal::new(),
         renewed: Signal::new(),
@@ -121,6 +132,10 @@ async fn start<B: Board, S: Sensors, A: Actuators>(
         m.string("board", device.system.board())?;
         m.string("firmware", device.system.version())?;
         m.string("profile", profile.name)?;
+        m.string("version", device.system.version())?;
+        m.string("product", profile.name)?;
+        m.string("chip", device.system.chip())?;
+        m.integer("security_version", device.system.security_version().into())?;
         device.health(m)
     });
     if device.state.lock().await.lost() {
@@ -129,18 +144,18 @@ async fn start<B: Board, S: Sensors, A: Actuators>(
 
     let running = select4(
         device.sense(profile.sensors, profile.interval),
-        device.link(buffers, &mut slots),
+        device.link(buffers),
         device.report_health(),
         device.keep_alive(),
     );
-    let ended = select(running, device.stop()).await;
-    match ended {
-        Either::First(Either4::Second(())) | Either::Second(()) => {
+    let updating = device.keep_up_to_date(update_buffers, slots, profile.name, parts.timing);
+    match select3(running, device.stop(), updating).await {
+        Either3::First(Either4::Second(())) | Either3::Second(()) | Either3::Third(()) => {
             device.save().await;
             device.system.restart();
             Ok(Ended::Restart)
         }
-        Either::First(Either4::First(never) | Either4::Third(never) | Either4::Fourth(never)) => {
+        Either3::First(Either4::First(never) | Either4::Third(never) | Either4::Fourth(never)) => {
             match never {}
         }
     }
@@ -166,6 +181,7 @@ struct Device<B: Board, A> {
     lost_report: Cell<Option<(MessageId, u64)>>,
     /// What the boot loader said at start.
     update: &'static str,
+    updates: Updates,
     /// There is something new to send.
     told: Signal<NoopRawMutex, ()>,
     /// A reading is wanted now.

@@ -20,6 +20,7 @@
 //! | [`mqtt`] | the session: in flight, resumed, kept alive; no I/O |
 //! | [`telemetry`] | messages waiting to be sent, signing |
 //! | [`commands`], [`executed`] | what it can be told; never twice |
+//! | [`update`](mod@update) | new firmware: fetched, verified, on trial, confirmed or taken back |
 //! | [`state`](mod@state) | the little that outlasts a power loss |
 //! | [`backoff`] | when to try again |
 //!
@@ -50,6 +51,7 @@ pub mod state;
 pub mod telemetry;
 pub mod time;
 pub mod tls;
+pub mod update;
 
 pub use device::{Ended, run};
 

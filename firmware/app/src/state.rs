@@ -12,12 +12,25 @@ pub mod key {
     pub const BOOTS: u8 = 1;
     /// Readings lost and not yet reported.
     pub const LOST: u8 = 2;
+    /// How far an update was downloaded; this and what follows: [`record`](crate::update::record).
+    pub const UPDATE_PROGRESS: u8 = 0x10;
+    /// The update that was activated last.
+    pub const UPDATE_TRIAL: u8 = 0x11;
+    /// Its version.
+    pub const UPDATE_VERSION: u8 = 0x12;
+    /// What the device never goes below.
+    pub const UPDATE_FLOOR: u8 = 0x13;
+    /// The release that was given up last.
+    pub const UPDATE_SHUNNED: u8 = 0x14;
     /// The first of the slots for executed commands.
     pub const EXECUTED: u8 = 0x40;
 }
 
 /// Room for the largest entry and its key, in the flash's largest unit.
-const BUFFER: usize = 64;
+const BUFFER: usize = VALUE + 32;
+
+/// Most bytes of a value: a version is the longest.
+pub const VALUE: usize = 64;
 
 /// A map in flash: small values by number, each replaced whole or not at all.
 #[expect(missing_debug_implementations, reason = "the map has none")]
@@ -84,7 +97,7 @@ impl<F: NorFlash> State<F> {
         Some(u64::from_le_bytes(value.bytes().try_into().ok()?))
     }
 
-    /// Replaces the value under `key`; at most 32 bytes.
+    /// Replaces the value under `key`; at most [`VALUE`] bytes.
     ///
     /// # Errors
     ///
@@ -110,13 +123,13 @@ impl<F: NorFlash> State<F> {
 /// A value read from flash, held inline.
 #[derive(Debug, Clone, Copy)]
 pub struct Value {
-    bytes: [u8; 32],
+    bytes: [u8; VALUE],
     len: usize,
 }
 
 impl Value {
     fn new(value: &[u8]) -> Self {
-        let mut bytes = [0; 32];
+        let mut bytes = [0; VALUE];
         let len = value.len().min(bytes.len());
         for (to, from) in bytes.iter_mut().zip(value) {
             *to = *from;

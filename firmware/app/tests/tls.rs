@@ -199,6 +199,7 @@ async fn visit(
         key: private_key(&client.key.serialize_der()).unwrap(),
         roots: vec![pki.root.der().to_vec()],
         secret: b"secret".to_vec().into(),
+        release_keys: Vec::new(),
         gateway: Gateway::new(host.into(), address.port()),
     };
     let connect = async {

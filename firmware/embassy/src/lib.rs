@@ -22,6 +22,18 @@ pub use partition::{Partition, PartitionError, Shared};
 /// When the image was built, in seconds since 1970.
 pub const BUILT_AT: u64 = decimal(env!("TIDEGATE_BUILT_AT"));
 
+/// The firmware's version: what the build was told (`TIDEGATE_VERSION`), else the source's.
+pub const VERSION: &str = match option_env!("TIDEGATE_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+/// The firmware's security version: what the build was told (`TIDEGATE_SECURITY_VERSION`), else 0.
+pub const SECURITY_VERSION: u32 = match option_env!("TIDEGATE_SECURITY_VERSION") {
+    Some(number) => decimal(number) as u32,
+    None => 0,
+};
+
 const fn decimal(text: &str) -> u64 {
     match u64::from_str_radix(text, 10) {
         Ok(number) => number,

@@ -11,8 +11,11 @@ use embassy_time::Duration;
 use embedded_io_async::{ErrorType, Read, Write};
 use tidegate_app::board::Network;
 
-/// Sockets the stack needs room for: TCP, one-shot UDP, DNS and DHCP.
-pub const SOCKETS: usize = 4;
+/// TCP connections at a time: to the gateway, and to its update server.
+pub const CONNECTIONS: usize = 2;
+
+/// Sockets the stack needs room for: TCP, DNS and DHCP, and a one-shot UDP for each connection.
+pub const SOCKETS: usize = 2 * CONNECTIONS + 2;
 
 /// Bytes that wait to be read. A flight of the gateway's handshake (certificate chain of 2 KiB)
 /// fits, so it takes one round trip.
@@ -28,7 +31,7 @@ const GIVE_UP: Duration = Duration::from_secs(20);
 /// Largest datagram that is answered: an NTP packet with room for extensions.
 const DATAGRAM: usize = 256;
 
-/// The buffers of the one TCP connection; they live as long as the program.
+/// The buffers of a TCP connection; they live as long as the program.
 #[derive(Debug)]
 pub struct TcpBuffers {
     receive: [u8; RECEIVE],
@@ -73,8 +76,8 @@ pub enum NetworkError {
     /// No port is free.
     #[error("no UDP port is free")]
     NoPort,
-    /// The connection before is still in use.
-    #[error("the one TCP socket is in use")]
+    /// The connections before are still in use.
+    #[error("all TCP sockets are in use")]
     Busy,
     /// Only IPv4 is spoken.
     #[error("address is not IPv4")]
@@ -83,12 +86,12 @@ pub enum NetworkError {
 
 /// An interface with an address from DHCP.
 ///
-/// The one TCP socket lives as long as the program: one that is dropped could not tell the gateway
-/// any more that the connection is over.
+/// The TCP sockets live as long as the program: one that is dropped could not tell the gateway any
+/// more that the connection is over.
 #[allow(missing_debug_implementations, reason = "sockets have none")]
 pub struct EmbassyNetwork {
     stack: Stack<'static>,
-    socket: RefCell<TcpSocket<'static>>,
+    sockets: [RefCell<TcpSocket<'static>>; CONNECTIONS],
     rssi: fn() -> Option<i8>,
 }
 
@@ -96,16 +99,19 @@ impl EmbassyNetwork {
     /// Over a stack that runs elsewhere; `rssi` asks the radio.
     pub fn new(
         stack: Stack<'static>,
-        buffers: &'static mut TcpBuffers,
+        buffers: &'static mut [TcpBuffers; CONNECTIONS],
         rssi: fn() -> Option<i8>,
     ) -> Self {
-        let mut socket = TcpSocket::new(stack, &mut buffers.receive, &mut buffers.send);
-        socket.set_timeout(Some(GIVE_UP));
-        // Records are written whole and flushed; waiting for more would only delay them.
-        socket.set_nagle_enabled(false);
+        let sockets = buffers.each_mut().map(|buffers| {
+            let mut socket = TcpSocket::new(stack, &mut buffers.receive, &mut buffers.send);
+            socket.set_timeout(Some(GIVE_UP));
+            // Records are written whole and flushed; waiting for more would only delay them.
+            socket.set_nagle_enabled(false);
+            RefCell::new(socket)
+        });
         Self {
             stack,
-            socket: RefCell::new(socket),
+            sockets,
             rssi,
         }
     }
@@ -129,10 +135,11 @@ impl Network for EmbassyNetwork {
     }
 
     async fn connect(&self, to: SocketAddr) -> Result<Tcp<'_>, NetworkError> {
-        let mut tcp = Tcp(self
-            .socket
-            .try_borrow_mut()
-            .map_err(|_| NetworkError::Busy)?);
+        let free = self
+            .sockets
+            .iter()
+            .find_map(|socket| socket.try_borrow_mut().ok());
+        let mut tcp = Tcp(free.ok_or(NetworkError::Busy)?);
         let socket = &mut *tcp.0;
         if socket.state() != State::Closed {
             socket.abort();

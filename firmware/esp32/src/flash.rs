@@ -3,11 +3,13 @@
 //! With flash encryption on, the chip encrypts what is written and decrypts what is read of
 //! partitions marked `encrypted`, of images and of `otadata`. Erased flash then reads as noise, and
 //! a write replaces a whole page. The device's own stores expect erased bytes to read as 0xFF, so
-//! an erased page is filled with that, encrypted. Only `credentials` is marked: it never depends on
-//! a page being changed in place, as `state` and `buffer` do, which hold no secrets.
+//! an erased page of `credentials` is filled with that, encrypted; images and `otadata` are written
+//! without regard to what was there. `state` and `buffer` depend on pages being changed in place and
+//! are not marked: they hold no secrets.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::ops::Range;
 
@@ -23,13 +25,17 @@ use tidegate_embassy::{Partition, Shared, layout};
 pub(crate) struct Chip {
     storage: FlashStorage<'static>,
     /// Addresses that are encrypted.
-    encrypted: Range<u32>,
+    encrypted: Vec<Range<u32>>,
+    /// Those among them that are to read as 0xFF when they are erased.
+    blanked: Range<u32>,
 }
 
 /// The partitions of the device.
 pub(crate) struct Table {
     pub(crate) chip: Shared<Chip>,
     pub(crate) credentials: Partition<Chip>,
+    pub(crate) otadata: Partition<Chip>,
+    pub(crate) slots: [Partition<Chip>; 2],
     pub(crate) state: Partition<Chip>,
     pub(crate) buffer: Partition<Chip>,
 }
@@ -37,7 +43,7 @@ pub(crate) struct Table {
 /// The partition table is not the device's.
 #[derive(Debug, thiserror::Error)]
 #[error("flash has no partition {0}: write partitions.csv with the image")]
-pub(crate) struct NoPartition(&'static str);
+pub(crate) struct NoPartition(pub(crate) &'static str);
 
 /// Finds the partitions by their names, so a table for a larger flash serves as well.
 pub(crate) fn open(flash: FLASH<'static>) -> Result<Table, NoPartition> {
@@ -55,13 +61,32 @@ pub(crate) fn open(flash: FLASH<'static>) -> Result<Table, NoPartition> {
     let credentials = find(layout::CREDENTIALS.name)?;
     let state = find(layout::STATE.name)?;
     let readings = find(layout::BUFFER.name)?;
-    let (offset, size, encrypted) = credentials;
-    let encrypted = if encrypted && esp_storage::flash_encryption() {
+    let otadata = find(layout::OTADATA.name)?;
+    let [first, second] = [find(layout::SLOTS[0].name)?, find(layout::SLOTS[1].name)?];
+    let on = esp_storage::flash_encryption();
+    // ESP-IDF encrypts images and otadata whether they are marked or not.
+    let encrypted = [
+        (credentials, credentials.2),
+        (otadata, true),
+        (first, true),
+        (second, true),
+    ];
+    let encrypted = encrypted
+        .into_iter()
+        .filter(|(_, encrypted)| *encrypted && on)
+        .map(|((offset, size, _), _)| offset..offset + size)
+        .collect();
+    let (offset, size, marked) = credentials;
+    let blanked = if marked && on {
         offset..offset + size
     } else {
         0..0
     };
-    let chip = Rc::new(RefCell::new(Chip { storage, encrypted }));
+    let chip = Rc::new(RefCell::new(Chip {
+        storage,
+        encrypted,
+        blanked,
+    }));
     let part = |(offset, size, _), name| {
         Partition::new(Rc::clone(&chip), offset, size).map_err(|_| NoPartition(name))
     };
@@ -69,6 +94,11 @@ pub(crate) fn open(flash: FLASH<'static>) -> Result<Table, NoPartition> {
         credentials: part(credentials, layout::CREDENTIALS.name)?,
         state: part(state, layout::STATE.name)?,
         buffer: part(readings, layout::BUFFER.name)?,
+        otadata: part(otadata, layout::OTADATA.name)?,
+        slots: [
+            part(first, layout::SLOTS[0].name)?,
+            part(second, layout::SLOTS[1].name)?,
+        ],
         chip,
     })
 }
@@ -90,7 +120,11 @@ impl From<FlashStorageError> for ChipError {
 }
 
 impl Chip {
-    /// The whole flash, for the boot loader's record and the images.
+    fn encrypts(&self, at: u32) -> bool {
+        self.encrypted.iter().any(|range| range.contains(&at))
+    }
+
+    /// The whole flash, for the partition table.
     pub(crate) fn storage(&mut self) -> &mut FlashStorage<'static> {
         &mut self.storage
     }
@@ -104,7 +138,7 @@ impl ReadNorFlash for Chip {
     const READ_SIZE: usize = <FlashStorage<'static> as ReadNorFlash>::READ_SIZE;
 
     fn read(&mut self, at: u32, bytes: &mut [u8]) -> Result<(), ChipError> {
-        if self.encrypted.contains(&at) {
+        if self.encrypts(at) {
             self.storage.read_encrypted(at, bytes)?;
         } else {
             self.storage.read_nor(at, bytes)?;
@@ -123,7 +157,7 @@ impl NorFlash for Chip {
 
     fn erase(&mut self, from: u32, to: u32) -> Result<(), ChipError> {
         self.storage.erase(from, to)?;
-        if self.encrypted.contains(&from) {
+        if self.blanked.contains(&from) {
             let blank = Box::new([0xff; FlashStorage::SECTOR_SIZE as usize]);
             for at in (from..to).step_by(FlashStorage::SECTOR_SIZE as usize) {
                 self.storage.write_encrypted(at, &blank[..])?;
@@ -133,7 +167,7 @@ impl NorFlash for Chip {
     }
 
     fn write(&mut self, at: u32, bytes: &[u8]) -> Result<(), ChipError> {
-        if self.encrypted.contains(&at) {
+        if self.encrypts(at) {
             self.storage.write_encrypted(at, bytes)?;
         } else {
             self.storage.write_nor(at, bytes)?;

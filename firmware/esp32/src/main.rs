@@ -35,13 +35,24 @@ use static_cell::{ConstStaticCell, StaticCell};
 use tidegate_app::board::{Board, Parts, Random};
 use tidegate_app::credentials::Store;
 use tidegate_app::tls::Buffers;
+use tidegate_app::update::Timing;
 use tidegate_embassy::network::{SOCKETS, TcpBuffers};
 use tidegate_embassy::{EmbassyClock, EmbassyNetwork, Partition};
 
 use flash::Chip;
 use system::{EspRandom, EspSystem};
 
-esp_bootloader_esp_idf::esp_app_desc!();
+esp_bootloader_esp_idf::esp_app_desc!(
+    tidegate_embassy::VERSION,
+    env!("CARGO_PKG_NAME"),
+    esp_bootloader_esp_idf::BUILD_TIME,
+    esp_bootloader_esp_idf::BUILD_DATE,
+    esp_bootloader_esp_idf::ESP_IDF_COMPATIBLE_VERSION,
+    esp_bootloader_esp_idf::MMU_PAGE_SIZE,
+    0,
+    u16::MAX,
+    tidegate_embassy::SECURITY_VERSION
+);
 
 /// The board.
 struct Esp;
@@ -80,7 +91,7 @@ async fn network(mut runner: embassy_net::Runner<'static, Interface>) {
 }
 
 #[embassy_executor::task]
-async fn device(parts: Parts<Esp>, profile: wiring::Wired, buffers: &'static mut Buffers) {
+async fn device(parts: Parts<Esp>, profile: wiring::Wired, buffers: &'static mut [Buffers; 2]) {
     let ended = tidegate_app::run(parts, profile, buffers).await;
     // The watchdog restarts the board if this is no restart.
     log::error!("{ended}");
@@ -122,8 +133,11 @@ async fn start(spawner: Spawner) -> Result<(), StartError> {
         u64::from_le_bytes(seed),
     );
 
-    static TCP: ConstStaticCell<TcpBuffers> = ConstStaticCell::new(TcpBuffers::new());
-    static TLS: ConstStaticCell<Buffers> = ConstStaticCell::new(Buffers::new());
+    static TCP: ConstStaticCell<[TcpBuffers; 2]> =
+        ConstStaticCell::new([TcpBuffers::new(), TcpBuffers::new()]);
+    static TLS: ConstStaticCell<[Buffers; 2]> =
+        ConstStaticCell::new([Buffers::new(), Buffers::new()]);
+    let slots = slots::open(&table)?;
     let parts = Parts {
         network: EmbassyNetwork::new(stack, TCP.take(), wifi::rssi),
         clock: EmbassyClock,
@@ -131,8 +145,9 @@ async fn start(spawner: Spawner) -> Result<(), StartError> {
         credentials: table.credentials,
         state: table.state,
         buffer: table.buffer,
-        slots: slots::Slots::new(table.chip),
+        slots,
         system,
+        timing: Timing::USUAL,
     };
     let profile = wiring::profile!(chip);
 

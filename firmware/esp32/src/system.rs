@@ -8,7 +8,7 @@ use esp_hal::rtc_cntl::{Rtc, RwdtStage, RwdtStageAction, reset_reason};
 use esp_hal::system::Cpu;
 use esp_hal::time::Duration;
 use tidegate_app::board::{BootReason, Random, System};
-use tidegate_embassy::BUILT_AT;
+use tidegate_embassy::{BUILT_AT, SECURITY_VERSION, VERSION};
 
 use crate::memory;
 
@@ -81,8 +81,12 @@ impl System for EspSystem {
         esp_hal::chip!()
     }
 
-    fn version(&self) -> &'static str {
-        env!("CARGO_PKG_VERSION")
+    fn version(&self) -> &str {
+        VERSION
+    }
+
+    fn security_version(&self) -> u32 {
+        SECURITY_VERSION
     }
 
     fn built_at(&self) -> u64 {

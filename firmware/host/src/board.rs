@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use embedded_io_async::{ErrorType, Read, Write};
-use tidegate_app::board::{Board, BootReason, Clock, Network, NoSlots, Notice, Random, System};
+use tidegate_app::board::{Board, BootReason, Clock, Network, Notice, Random, System};
+use tidegate_app::update::slots::PartitionSlots;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket, lookup_host};
 
+use crate::firmware::{Behaviour, Firmware};
 use crate::flash::Flash;
 
 /// The host.
@@ -25,7 +27,7 @@ impl Board for Host {
     type Random = HostRandom;
     type Flash = Flash;
     type Buffer = Flash;
-    type Slots = NoSlots;
+    type Slots = PartitionSlots<Flash>;
     type System = HostSystem;
 }
 
@@ -35,6 +37,10 @@ pub struct HostNetwork {
     /// Where the gateway really is, if not where the bundle says: for tests, and for a gateway
     /// whose name is not in the DNS yet.
     pub gateway: Option<IpAddr>,
+    /// What the firmware makes of it.
+    pub behaviour: Behaviour,
+    /// Told when the firmware fails.
+    pub failed: Rc<tokio::sync::Notify>,
 }
 
 impl Network for HostNetwork {
@@ -53,6 +59,14 @@ impl Network for HostNetwork {
     }
 
     async fn connect(&self, to: SocketAddr) -> io::Result<Tcp> {
+        match self.behaviour {
+            Behaviour::Healthy | Behaviour::CrashesAtStart => {}
+            Behaviour::Unreachable => return Err(io::ErrorKind::NetworkUnreachable.into()),
+            Behaviour::Crashes | Behaviour::Hangs => {
+                self.failed.notify_one();
+                return std::future::pending().await;
+            }
+        }
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         Ok(Tcp(stream))
@@ -138,12 +152,14 @@ impl Random for HostRandom {
 }
 
 /// The process.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct HostSystem {
     /// Set when the device restarted.
     pub restarted: Rc<Cell<bool>>,
-    /// Whether this is the start after that.
-    pub after_restart: bool,
+    /// Why it started.
+    pub reason: BootReason,
+    /// What runs.
+    pub firmware: Firmware,
     /// The device is to stop.
     pub stop: Rc<Stop>,
     /// Who is told what happens to it.
@@ -200,8 +216,12 @@ impl System for HostSystem {
         "host"
     }
 
-    fn version(&self) -> &'static str {
-        env!("CARGO_PKG_VERSION")
+    fn version(&self) -> &str {
+        &self.firmware.version
+    }
+
+    fn security_version(&self) -> u32 {
+        self.firmware.security_version
     }
 
     fn built_at(&self) -> u64 {
@@ -210,11 +230,7 @@ impl System for HostSystem {
     }
 
     fn boot_reason(&self) -> BootReason {
-        if self.after_restart {
-            BootReason::Software
-        } else {
-            BootReason::PowerOn
-        }
+        self.reason
     }
 
     fn free_heap(&self) -> Option<u32> {

@@ -1,13 +1,15 @@
 //! A device's bundle, as `tidegate pki` writes it: a folder or one file.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use tidegate_app::commands::private_key;
-use tidegate_app::credentials::{Credentials, Gateway, Wifi};
+use tidegate_app::credentials::{Credentials, Gateway, MAX_RELEASE_KEYS, Wifi};
+use tidegate_wire::manifest::PublicKey;
 
 /// A bundle cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,10 @@ pub struct Bundle {
     pub roots: Vec<CertificateDer<'static>>,
     /// What messages are signed with.
     pub secret: Vec<u8>,
+    /// Who signs firmware releases; none: no updates.
+    pub release_keys: Vec<PublicKey>,
+    /// Port of the update server, if not 8444.
+    pub update_port: Option<u16>,
 }
 
 impl std::fmt::Debug for Bundle {
@@ -70,6 +76,7 @@ impl std::fmt::Debug for Bundle {
 struct Address {
     host: String,
     port: u16,
+    update_port: Option<u16>,
 }
 
 #[derive(Deserialize)]
@@ -86,6 +93,8 @@ struct File {
     key: Option<String>,
     ca: String,
     secret: Option<String>,
+    #[serde(default)]
+    release_keys: Vec<String>,
 }
 
 impl Bundle {
@@ -106,6 +115,12 @@ impl Bundle {
                 key: Some(text("device.key")?),
                 ca: text("ca.crt")?,
                 secret: Some(text("secret")?.trim_end_matches('\n').to_owned()),
+                release_keys: optional(&path.join("release-keys"))?
+                    .lines()
+                    .map(str::trim)
+                    .filter(|line| !line.is_empty())
+                    .map(str::to_owned)
+                    .collect(),
             }
         } else {
             parse(path, &read(path)?)?
@@ -122,6 +137,13 @@ impl Bundle {
                 .ok_or_else(|| part(what))
         };
         let key = file.key.ok_or_else(|| part("private key is missing"))?;
+        let release_keys = file.release_keys.iter().map(|key| key.parse());
+        let release_keys: Vec<PublicKey> = release_keys
+            .collect::<Result<_, _>>()
+            .map_err(|_| part("release key is not 64 hex digits of an Ed25519 key"))?;
+        if release_keys.len() > MAX_RELEASE_KEYS {
+            return Err(part("more than two release keys"));
+        }
         Ok(Self {
             chain: certificates(&file.certificate, "certificate is not PEM")?,
             roots: certificates(&file.ca, "ca is not PEM")?,
@@ -135,6 +157,8 @@ impl Bundle {
             device_id: file.device_id,
             host: file.gateway.host,
             port: file.gateway.port,
+            update_port: file.gateway.update_port,
+            release_keys,
         })
     }
 
@@ -152,6 +176,10 @@ impl Bundle {
             .chain
             .first()
             .ok_or_else(|| part("certificate is missing"))?;
+        let mut gateway = Gateway::new(self.host.clone(), self.port);
+        if let Some(port) = self.update_port {
+            gateway.update_port = port;
+        }
         Ok(Credentials {
             wifi,
             device_id: self
@@ -164,7 +192,8 @@ impl Bundle {
                 .ok_or_else(|| part("private key is not P-256"))?,
             roots: self.roots.iter().map(|root| root.to_vec()).collect(),
             secret: self.secret.clone().into(),
-            gateway: Gateway::new(self.host.clone(), self.port),
+            release_keys: self.release_keys.clone(),
+            gateway,
         })
     }
 }
@@ -174,6 +203,16 @@ fn read(path: &Path) -> Result<String, BundleError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// A file that need not be there.
+fn optional(path: &Path) -> Result<String, BundleError> {
+    match read(path) {
+        Err(BundleError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            Ok(String::new())
+        }
+        text => text,
+    }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, BundleError> {

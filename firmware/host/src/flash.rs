@@ -89,6 +89,12 @@ impl Flash {
         self.save(0, self.bytes.len())
     }
 
+    /// What is in it.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Whether nothing was ever written.
     #[must_use]
     pub fn is_blank(&self) -> bool {

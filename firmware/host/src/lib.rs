@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`board`], [`flash`], [`pins`] | what the app asks of a board, on the host |
 //! | [`bundle`] | what `tidegate pki` issues |
+//! | [`firmware`] | what a simulated device is updated with, and what starts it |
+//! | `virt_image` | images of QEMU's board; feature `images` |
 //! | [`simulate`](mod@simulate) | a whole device |
 //! | [`fleet`] | devices side by side in one thread |
 //! | `live` | one device to play with; feature `live` |
@@ -13,6 +15,7 @@
 
 pub mod board;
 pub mod bundle;
+pub mod firmware;
 pub mod flash;
 pub mod fleet;
 #[cfg(feature = "live")]
@@ -23,9 +26,12 @@ pub mod load;
 pub mod log;
 pub mod pins;
 pub mod simulate;
+#[cfg(feature = "images")]
+pub mod virt_image;
 
 pub use board::{Stop, Watcher};
 pub use bundle::Bundle;
+pub use firmware::{Behaviour, Firmware};
 pub use pins::World;
-pub use simulate::{Kind, Simulation, SimulationError, simulate};
+pub use simulate::{Kind, Simulation, SimulationError, Updating, simulate, simulate_updating};
 pub use tidegate_app::board::Notice;

@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use tidegate_app::credentials::{Wifi, image};
 use tidegate_host::load::{self, Mode, Options};
 use tidegate_host::simulate::BUFFER;
-use tidegate_host::{Bundle, Kind, Simulation, Watcher};
+use tidegate_host::virt_image::virt_image;
+use tidegate_host::{Behaviour, Bundle, Firmware, Kind, Simulation, Watcher};
 
 /// Tidegate devices on this machine.
 #[derive(Debug, Parser)]
@@ -27,6 +28,8 @@ enum Command {
     Load(Load),
     /// The image of a device's credentials partition, to be flashed
     Image(Image),
+    /// A firmware image for simulated devices, or for QEMU's board, to try updates with
+    Firmware(FirmwareImage),
 }
 
 /// One device, live.
@@ -133,10 +136,35 @@ struct Image {
     /// Port of the gateway's NTP server
     #[arg(long)]
     ntp_port: Option<u16>,
+    /// Port of the gateway's update server
+    #[arg(long, value_name = "PORT")]
+    update_port: Option<u16>,
     /// Size of the partition in bytes
     #[arg(long, default_value_t = 16 * 1024)]
     size: usize,
     /// Where to write it; only its owner may read it
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct FirmwareImage {
+    /// Its version, such as 1.1.0
+    #[arg(long, required_unless_present = "elf")]
+    version: Option<String>,
+    /// Of QEMU's board: the program, as it was linked, which knows its version itself
+    #[arg(long, value_name = "FILE", conflicts_with = "version")]
+    elf: Option<PathBuf>,
+    /// Its security version
+    #[arg(long, default_value_t = 0)]
+    security_version: u32,
+    /// What it does once it runs
+    #[arg(long, value_enum, default_value = "healthy")]
+    behaviour: Behaviour,
+    /// Bytes of it
+    #[arg(long, default_value_t = 64 * 1024)]
+    size: usize,
+    /// Where to write it
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -148,6 +176,7 @@ fn main() -> ExitCode {
     let done = match (arguments.command, arguments.live) {
         (Some(Command::Load(load)), _) => generate(load),
         (Some(Command::Image(image)), _) => provision(&image),
+        (Some(Command::Firmware(firmware)), _) => write_firmware(firmware),
         (None, Some(device)) => live(device),
         (None, None) => Err("give --device <BUNDLE>, or a command: see --help".into()),
     };
@@ -240,6 +269,9 @@ fn provision(arguments: &Image) -> Result<(), Failure> {
     if let Some(port) = arguments.ntp_port {
         credentials.gateway.ntp_port = port;
     }
+    if let Some(port) = arguments.update_port {
+        credentials.gateway.update_port = port;
+    }
     let mut bytes = image(&credentials, arguments.size)?;
     // The whole partition: what an earlier device left there goes.
     bytes.resize(arguments.size, 0xff);
@@ -251,6 +283,26 @@ fn provision(arguments: &Image) -> Result<(), Failure> {
         .open(&arguments.out)?
         .write_all(&bytes)?;
     Ok(())
+}
+
+fn write_firmware(arguments: FirmwareImage) -> Result<(), Failure> {
+    let image = match (arguments.elf, arguments.version) {
+        (Some(elf), _) => {
+            let crashes = match arguments.behaviour {
+                Behaviour::Healthy => false,
+                Behaviour::CrashesAtStart => true,
+                _ => return Err("a program can be healthy or crashes-at-start".into()),
+            };
+            virt_image(&std::fs::read(elf)?, crashes)?
+        }
+        (None, version) => Firmware {
+            version: version.unwrap_or_default(),
+            security_version: arguments.security_version,
+            behaviour: arguments.behaviour,
+        }
+        .image(arguments.size),
+    };
+    Ok(std::fs::write(arguments.out, image)?)
 }
 
 fn positive(text: &str) -> Result<f64, String> {

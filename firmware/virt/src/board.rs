@@ -7,16 +7,21 @@ use embassy_time::Delay;
 use embedded_hal::digital::{ErrorType as DigitalErrorType, InputPin};
 use embedded_hal::pwm::{ErrorType as PwmErrorType, SetDutyCycle};
 use portable_atomic::Ordering;
-use tidegate_app::board::{Board, BootReason, NoSlots, Random, System};
+use tidegate_app::board::{Board, BootReason, Random, System};
 use tidegate_app::profile::{
     Actuators, AnalogIn, Button, Dashboard, Led, Profile, SensorFault, Sensors,
 };
-use tidegate_embassy::{BUILT_AT, EmbassyClock, EmbassyNetwork, Partition};
+use tidegate_app::update::slots::PartitionSlots;
+use tidegate_embassy::{
+    BUILT_AT, EmbassyClock, EmbassyNetwork, Partition, SECURITY_VERSION, VERSION,
+};
 
 use crate::console::{MOVED, POTENTIOMETER, PRESSED};
 use crate::flash::BlockFlash;
-use crate::memory;
+use crate::machine::exit;
+use crate::restart::{self, Restart};
 use crate::virtio::Entropy;
+use crate::{memory, time};
 
 /// The board.
 pub(crate) struct Virt;
@@ -27,26 +32,8 @@ impl Board for Virt {
     type Random = VirtRandom;
     type Flash = Partition<BlockFlash>;
     type Buffer = Partition<BlockFlash>;
-    type Slots = NoSlots;
+    type Slots = PartitionSlots<Partition<BlockFlash>>;
     type System = VirtSystem;
-}
-
-/// Ends QEMU through the board's test device, with this status, or by a reset for `None`.
-fn finish(status: Option<u16>) -> ! {
-    let word = match status {
-        None => 0x7777,
-        Some(0) => 0x5555,
-        Some(status) => u32::from(status) << 16 | 0x3333,
-    };
-    loop {
-        // SAFETY: this is the test device's register.
-        unsafe { (0x0010_0000 as *mut u32).write_volatile(word) };
-    }
-}
-
-/// Ends QEMU with this status.
-pub(crate) fn exit(status: u16) -> ! {
-    finish(Some(status))
 }
 
 /// virtio-rng, which passes on the host's random numbers.
@@ -76,15 +63,30 @@ impl Random for VirtRandom {
 }
 
 /// Facts about the board.
-pub(crate) struct VirtSystem;
+pub(crate) struct VirtSystem {
+    reason: BootReason,
+}
+
+impl VirtSystem {
+    /// Once.
+    pub(crate) fn new() -> Self {
+        Self {
+            reason: restart::reason(),
+        }
+    }
+}
 
 impl System for VirtSystem {
     fn board(&self) -> &'static str {
         "virt"
     }
 
-    fn version(&self) -> &'static str {
-        env!("CARGO_PKG_VERSION")
+    fn version(&self) -> &str {
+        VERSION
+    }
+
+    fn security_version(&self) -> u32 {
+        SECURITY_VERSION
     }
 
     fn built_at(&self) -> u64 {
@@ -92,16 +94,19 @@ impl System for VirtSystem {
     }
 
     fn boot_reason(&self) -> BootReason {
-        // QEMU does not tell a reset from a start.
-        BootReason::Unknown
+        self.reason
     }
 
     fn free_heap(&self) -> Option<u32> {
         u32::try_from(memory::free()).ok()
     }
 
+    fn alive(&self) {
+        time::feed();
+    }
+
     fn restart(&self) {
-        finish(None)
+        restart::restart(Restart::Software)
     }
 }
 

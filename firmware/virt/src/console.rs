@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `pot 0..4095` | turns the potentiometer |
 //! | `press`, `release` | the switch |
+//! | `hang` | the program stops for good: the watchdog's case |
 //! | `memory` | logs how much of heap and stack was needed so far |
 
 use core::fmt::Write as _;
@@ -14,10 +15,11 @@ use embassy_time::{Duration, Instant, Timer};
 use log::{LevelFilter, Log, Metadata, Record};
 use portable_atomic::{AtomicBool, AtomicU16, Ordering};
 
-use crate::{executor, memory};
+use crate::machine::Uart;
+use crate::{executor, memory, restart};
 
 /// The 16550's data register, and its line status.
-const DATA: *mut u8 = 0x1000_0000 as _;
+const DATA: *const u8 = 0x1000_0000 as _;
 const STATUS: *const u8 = 0x1000_0005 as _;
 const RECEIVED: u8 = 1;
 
@@ -33,19 +35,6 @@ pub(crate) static POTENTIOMETER: AtomicU16 = AtomicU16::new(0);
 pub(crate) static PRESSED: AtomicBool = AtomicBool::new(false);
 /// The switch moved.
 pub(crate) static MOVED: Signal<CriticalSectionRawMutex, ()> = Signal::new();
-
-/// The port, for text.
-pub(crate) struct Uart;
-
-impl core::fmt::Write for Uart {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        for byte in text.bytes() {
-            // SAFETY: this is the port's data register; QEMU takes a byte at any time.
-            unsafe { DATA.write_volatile(byte) };
-        }
-        Ok(())
-    }
-}
 
 struct Lines;
 
@@ -83,7 +72,7 @@ pub(crate) fn start() {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let _ = writeln!(Uart, "{info}");
-    crate::board::exit(101)
+    restart::fail(101)
 }
 
 /// Carries out what is typed.
@@ -120,11 +109,14 @@ fn carry_out(line: &str) {
             PRESSED.store(line == "press", Ordering::Relaxed);
             MOVED.signal(());
         }
+        ("hang", "") => loop {
+            core::hint::spin_loop();
+        },
         ("memory", "") => {
             let (heap, stack) = memory::peak();
             log::info!("memory needed: heap {heap}, stack {stack} bytes");
         }
-        _ => log::warn!("{line:?} is not understood: pot 0..4095, press, release, memory"),
+        _ => log::warn!("{line:?} is not understood: pot 0..4095, press, release, hang, memory"),
     }
 }
 
@@ -138,5 +130,5 @@ extern "C" fn exception(_: &riscv_rt::TrapFrame) -> ! {
         riscv::register::mepc::read(),
         riscv::register::mtval::read()
     );
-    crate::board::exit(102)
+    restart::fail(102)
 }

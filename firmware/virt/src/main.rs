@@ -8,6 +8,8 @@
 //! | [`executor`] | running the tasks |
 //! | [`ethernet`] | virtio-net as an embassy-net driver |
 //! | [`flash`] | virtio-blk as flash |
+//! | [`machine`] | switching the board off, the port, what outlasts a restart |
+//! | [`restart`] | restarting it, and why it started |
 //! | [`memory`] | the heap, and how much of it and of the stack was needed |
 //! | [`board`] | all of it together, as the device wants it |
 
@@ -25,7 +27,9 @@ mod console;
 mod ethernet;
 mod executor;
 mod flash;
+mod machine;
 mod memory;
+mod restart;
 mod time;
 mod virtio;
 
@@ -35,8 +39,10 @@ use core::cell::RefCell;
 use embassy_executor::{SpawnError, SpawnToken, Spawner};
 use embassy_net::StackResources;
 use static_cell::{ConstStaticCell, StaticCell};
-use tidegate_app::board::{NoSlots, Parts, Random};
+use tidegate_app::board::{Parts, Random};
 use tidegate_app::tls::Buffers;
+use tidegate_app::update::Timing;
+use tidegate_app::update::slots::PartitionSlots;
 use tidegate_embassy::network::{SOCKETS, TcpBuffers};
 use tidegate_embassy::{EmbassyClock, EmbassyNetwork, Partition, layout};
 
@@ -48,10 +54,10 @@ async fn network(mut runner: embassy_net::Runner<'static, ethernet::Ethernet>) {
 }
 
 #[embassy_executor::task]
-async fn device(parts: Parts<board::Virt>, buffers: &'static mut Buffers) {
+async fn device(parts: Parts<board::Virt>, buffers: &'static mut [Buffers; 2]) {
     let ended = tidegate_app::run(parts, profile(), buffers).await;
     log::error!("{ended}");
-    board::exit(1);
+    restart::fail(1);
 }
 
 #[riscv_rt::entry]
@@ -86,12 +92,24 @@ fn start(spawner: Spawner) {
     let partition = |place: layout::Place| {
         Partition::new(Rc::clone(&flash), place.offset, place.size).unwrap_or_else(|error| {
             log::error!("{}: {error}", place.name);
-            board::exit(1)
+            machine::exit(1)
         })
     };
 
-    static TCP: ConstStaticCell<TcpBuffers> = ConstStaticCell::new(TcpBuffers::new());
-    static TLS: ConstStaticCell<Buffers> = ConstStaticCell::new(Buffers::new());
+    // A program that QEMU was given as its kernel is in no slot, so there is no other.
+    let slot = restart::slot();
+    let inactive = slot.map_or(
+        layout::Place {
+            size: 0,
+            ..layout::SLOTS[0]
+        },
+        |slot| layout::SLOTS[usize::from(slot == 0)],
+    );
+
+    static TCP: ConstStaticCell<[TcpBuffers; 2]> =
+        ConstStaticCell::new([TcpBuffers::new(), TcpBuffers::new()]);
+    static TLS: ConstStaticCell<[Buffers; 2]> =
+        ConstStaticCell::new([Buffers::new(), Buffers::new()]);
     let parts = Parts {
         network: EmbassyNetwork::new(stack, TCP.take(), || None),
         clock: EmbassyClock,
@@ -99,8 +117,13 @@ fn start(spawner: Spawner) {
         credentials: partition(layout::CREDENTIALS),
         state: partition(layout::STATE),
         buffer: partition(layout::BUFFER),
-        slots: NoSlots,
-        system: VirtSystem,
+        slots: PartitionSlots::new(
+            partition(layout::OTADATA),
+            partition(inactive),
+            slot.unwrap_or(0),
+        ),
+        system: VirtSystem::new(),
+        timing: Timing::USUAL,
     };
     spawn(spawner, network(runner));
     spawn(spawner, ethernet::wake());
@@ -114,7 +137,7 @@ fn spawn<S>(spawner: Spawner, task: Result<SpawnToken<S>, SpawnError>) {
         Ok(task) => spawner.spawn(task),
         Err(error) => {
             log::error!("{error:?}");
-            board::exit(1)
+            machine::exit(1)
         }
     }
 }

@@ -11,7 +11,7 @@ use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceType, Transport};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
-use crate::board;
+use crate::machine;
 
 /// The board's eight places for a device.
 const FIRST: usize = 0x1000_1000;
@@ -109,6 +109,6 @@ fn present<T>(device: Option<T>, name: &str) -> T {
         log::error!(
             "no {name}: start QEMU with it and with -global virtio-mmio.force-legacy=false"
         );
-        board::exit(1)
+        machine::exit(1)
     })
 }

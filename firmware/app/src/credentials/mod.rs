@@ -9,6 +9,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use tidegate_wire::manifest::PublicKey;
 use tidegate_wire::{DeviceId, SigningKey};
 use zeroize::Zeroizing;
 
@@ -19,6 +20,12 @@ const KEY: usize = 32;
 
 /// The most roots a device trusts: the present one, the next, and room to change both.
 const MAX_ROOTS: usize = 4;
+
+/// The most release keys a device trusts: the present one and the next.
+pub const MAX_RELEASE_KEYS: usize = 2;
+
+/// The port of the update server, which is on the gateway's host.
+const UPDATE_PORT: u16 = 8444;
 
 /// The port of NTP (RFC 5905).
 const NTP_PORT: u16 = 123;
@@ -38,6 +45,9 @@ pub struct Credentials {
     pub roots: Vec<Vec<u8>>,
     /// The shared secret that messages are signed with.
     pub secret: Zeroizing<Vec<u8>>,
+    /// Who signs firmware releases; none: the device takes no updates. They are not changed over
+    /// the air: whoever controls the gateway must not be able to choose the device's firmware.
+    pub release_keys: Vec<PublicKey>,
     /// Where the gateway is.
     pub gateway: Gateway,
 }
@@ -60,16 +70,19 @@ pub struct Gateway {
     pub port: u16,
     /// NTP.
     pub ntp_port: u16,
+    /// Updates.
+    pub update_port: u16,
 }
 
 impl Gateway {
-    /// A gateway with NTP on its usual port.
+    /// A gateway with NTP and updates on their usual ports.
     #[must_use]
     pub const fn new(host: String, port: u16) -> Self {
         Self {
             host,
             port,
             ntp_port: NTP_PORT,
+            update_port: UPDATE_PORT,
         }
     }
 }
@@ -117,6 +130,10 @@ mod tag {
     pub(super) const HOST: u8 = 8;
     pub(super) const PORT: u8 = 9;
     pub(super) const NTP_PORT: u8 = 10;
+    pub(super) const RELEASE_KEY: u8 = 11;
+    pub(super) const UPDATE_PORT: u8 = 12;
+    /// One more than the last.
+    pub(super) const END: usize = 13;
 }
 
 impl Credentials {
@@ -140,10 +157,14 @@ impl Credentials {
         for root in &self.roots {
             put(tag::ROOT, root);
         }
+        for key in &self.release_keys {
+            put(tag::RELEASE_KEY, key.as_bytes());
+        }
         put(tag::SECRET, &self.secret);
         put(tag::HOST, self.gateway.host.as_bytes());
         put(tag::PORT, &self.gateway.port.to_le_bytes());
         put(tag::NTP_PORT, &self.gateway.ntp_port.to_le_bytes());
+        put(tag::UPDATE_PORT, &self.gateway.update_port.to_le_bytes());
         out
     }
 
@@ -154,13 +175,14 @@ impl Credentials {
             .map_or(0, |wifi| 6 + wifi.ssid.len() + wifi.passphrase.len());
         let roots: usize = self.roots.iter().map(|root| 3 + root.len()).sum();
         wifi + roots
-            + 7 * 3
+            + self.release_keys.len() * (3 + PublicKey::LEN)
+            + 8 * 3
             + self.device_id.as_str().len()
             + self.certificate.len()
             + KEY
             + self.secret.len()
             + self.gateway.host.len()
-            + 4
+            + 6
     }
 
     /// Reads what [`encode`](Self::encode) wrote. Fields of a later firmware are passed over.
@@ -170,8 +192,9 @@ impl Credentials {
     /// [`InvalidCredentials`] says which field is missing or wrong.
     pub fn decode(mut bytes: &[u8]) -> Result<Self, InvalidCredentials> {
         use InvalidCredentials::{Missing, Truncated, Wrong};
-        let mut fields: [Option<&[u8]>; 11] = [None; 11];
+        let mut fields: [Option<&[u8]>; tag::END] = [None; tag::END];
         let mut roots = Vec::new();
+        let mut release_keys = Vec::new();
         while let Some((&tag, rest)) = bytes.split_first() {
             let (len, rest) = rest.split_first_chunk::<2>().ok_or(Truncated)?;
             let (value, rest) = rest
@@ -183,6 +206,13 @@ impl Credentials {
                     return Err(Wrong("list of roots"));
                 }
                 roots.push(value.to_vec());
+            } else if tag == tag::RELEASE_KEY {
+                let key = value.try_into().ok();
+                let key = key.and_then(|key| PublicKey::from_bytes(key).ok());
+                release_keys.push(key.ok_or(Wrong("release key"))?);
+                if release_keys.len() > MAX_RELEASE_KEYS {
+                    return Err(Wrong("list of release keys"));
+                }
             } else if let Some(field) = fields.get_mut(usize::from(tag)) {
                 *field = Some(value);
             }
@@ -236,10 +266,12 @@ impl Credentials {
             key,
             roots,
             secret: Zeroizing::new(secret.to_vec()),
+            release_keys,
             gateway: Gateway {
                 host: host.into(),
                 port: number(tag::PORT, "gateway port")?.ok_or(Missing("gateway port"))?,
                 ntp_port: number(tag::NTP_PORT, "NTP port")?.unwrap_or(NTP_PORT),
+                update_port: number(tag::UPDATE_PORT, "update port")?.unwrap_or(UPDATE_PORT),
             },
         })
     }
@@ -263,8 +295,32 @@ pub(crate) mod tests {
             key: Zeroizing::new([mark; KEY]),
             roots: std::vec![std::vec![mark; 500]],
             secret: Zeroizing::new(std::vec![mark; 43]),
+            release_keys: Vec::new(),
             gateway: Gateway::new("gateway.lan".into(), 8883),
         }
+    }
+
+    /// The public key of RFC 8032, section 7.1, test 1.
+    fn release_key() -> PublicKey {
+        "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+            .parse()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_bad_release_key_is_refused() {
+        let good = sample(7).encode();
+        for key in [&[1; 31][..], &[0; 32]] {
+            let mut bytes = good.to_vec();
+            bytes.push(tag::RELEASE_KEY);
+            bytes.extend_from_slice(&(key.len() as u16).to_le_bytes());
+            bytes.extend_from_slice(key);
+            let wrong = InvalidCredentials::Wrong("release key");
+            assert_eq!(Credentials::decode(&bytes), Err(wrong));
+        }
+        let mut set = sample(7);
+        set.release_keys = std::vec![release_key(); 3];
+        assert!(Credentials::decode(&set.encode()).is_err());
     }
 
     #[test]
@@ -279,6 +335,8 @@ pub(crate) mod tests {
         assert_eq!(Credentials::decode(&bytes).unwrap(), set);
         set.wifi = None;
         set.gateway.ntp_port = 1123;
+        set.gateway.update_port = 9444;
+        set.release_keys = std::vec![release_key(), release_key()];
         assert_eq!(Credentials::decode(&set.encode()).unwrap(), set);
     }
 
@@ -293,8 +351,8 @@ pub(crate) mod tests {
     fn nothing_cut_short_is_taken() {
         let bytes = sample(7).encode();
         for len in 0..bytes.len() {
-            // Only the NTP port may be left out whole.
-            let whole = len == bytes.len() - 5;
+            // Only the ports of NTP and updates may be left out whole.
+            let whole = len == bytes.len() - 5 || len == bytes.len() - 10;
             assert_eq!(Credentials::decode(&bytes[..len]).is_ok(), whole, "{len}");
         }
     }

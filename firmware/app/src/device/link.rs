@@ -22,14 +22,14 @@ use crate::profile::Actuators;
 use crate::state::key;
 use crate::telemetry::Item;
 use crate::time::{self, BeforeFloor, NoTime};
-use crate::tls::{self, Buffers, HandshakeError, Wire};
+use crate::tls::{Buffers, HandshakeError, Wire};
 
 /// How long each step may take. A handshake is 50 million instructions on a chip without ECC
 /// hardware, and the gateway may be busy.
 const RESOLVE: Duration = Duration::from_secs(10);
-const CONNECT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT: Duration = Duration::from_secs(10);
 const ASK_TIME: Duration = Duration::from_secs(5);
-const HANDSHAKE: Duration = Duration::from_secs(30);
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// A write that does not get through for this long is to a dead connection.
 pub(super) const WRITE: Duration = Duration::from_secs(20);
@@ -131,7 +131,7 @@ pub(super) struct Connection<'a> {
 
 impl<B: Board, A: Actuators> Device<B, A> {
     /// Keeps the connection for ever; returns to restart.
-    pub(super) async fn link(&self, buffers: &mut Buffers, slots: &mut B::Slots) {
+    pub(super) async fn link(&self, buffers: &mut Buffers) {
         let device_id = self.store.lock().await.active().device_id;
         let mut session = Session::new(device_id);
         let mut backoff = Backoff::default();
@@ -151,14 +151,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
             }
             let up_since = Cell::new(None);
             let outcome = self
-                .attempt(
-                    &credentials,
-                    on_trial,
-                    &mut session,
-                    buffers,
-                    slots,
-                    &up_since,
-                )
+                .attempt(&credentials, on_trial, &mut session, buffers, &up_since)
                 .await;
             session.disconnected();
             self.connected.set(false);
@@ -207,7 +200,6 @@ impl<B: Board, A: Actuators> Device<B, A> {
         on_trial: bool,
         session: &mut Session,
         buffers: &mut Buffers,
-        slots: &mut B::Slots,
         up_since: &Cell<Option<Duration>>,
     ) -> Result<Left, Lost> {
         let gateway = &credentials.gateway;
@@ -231,10 +223,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
             })?;
         let wire = Wire::new(tcp);
         let mut connection = self
-            .within(
-                HANDSHAKE,
-                tls::open(&wire, buffers, credentials, &self.random, now),
-            )
+            .within(HANDSHAKE, self.handshake(&wire, buffers, credentials, now))
             .await
             .ok_or(Lost::Timeout("TLS handshake"))?
             .map_err(Lost::Handshake)?;
@@ -255,7 +244,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
         };
         let (reader, writer) = connection.split();
         let ended = select3(
-            self.read(reader, &up, slots, up_since),
+            self.read(reader, &up, up_since),
             self.write(writer, &up),
             self.keep_time(ntp),
         )
@@ -282,7 +271,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
         }
     }
 
-    async fn address(&self, host: &str) -> Result<IpAddr, Lost> {
+    pub(super) async fn address(&self, host: &str) -> Result<IpAddr, Lost> {
         if let Ok(address) = host.parse() {
             return Ok(address);
         }
@@ -296,7 +285,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
     }
 
     /// Gets the time. Returns seconds since 1970.
-    async fn set_time(&self, ntp: SocketAddr) -> Result<u64, Lost> {
+    pub(super) async fn set_time(&self, ntp: SocketAddr) -> Result<u64, Lost> {
         let unix_ms = match self.system.trusted_time() {
             Some(time) => time,
             None => self

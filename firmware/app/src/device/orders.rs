@@ -122,6 +122,10 @@ impl<B: Board, A: Actuators> Device<B, A> {
                 self.sample.signal(());
                 (Status::Done, None)
             }
+            Request::Update => match self.look_now() {
+                Ok(()) => (Status::Done, None),
+                Err(why) => (Status::Failed, Some(Why::Update(why))),
+            },
             Request::Credentials(set) => match self.store.lock().await.stage(*set).await {
                 Ok(()) => {
                     self.refusals.set(0);
@@ -188,6 +192,8 @@ enum Why {
     Store(crate::credentials::StoreError),
     #[error(transparent)]
     Refused(crate::profile::Refused),
+    #[error(transparent)]
+    Update(super::update::CannotUpdate),
     #[error("this device does not know the command")]
     Unknown,
 }

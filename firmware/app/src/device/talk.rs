@@ -13,7 +13,7 @@ use tidegate_wire::{Channel, MessageId, Reason};
 use super::Device;
 use super::link::{Connection, FAREWELL, Left, Lost, PAUSE, TRIALS, WRITE};
 use super::orders::NotRecorded;
-use crate::board::{Board, Clock, Notice, System, UpdateSlots};
+use crate::board::{Board, Clock, Notice, System};
 use crate::mqtt::{Event, Verdict};
 use crate::profile::Actuators;
 use crate::state::key;
@@ -30,7 +30,6 @@ impl<B: Board, A: Actuators> Device<B, A> {
         &self,
         mut reader: TlsReader<'_, &Wire<T>, Suite>,
         up: &Connection<'_>,
-        slots: &mut B::Slots,
         up_since: &Cell<Option<Duration>>,
     ) -> Result<core::convert::Infallible, Lost> {
         let mut input = BytesMut::new();
@@ -46,7 +45,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
                     &mut up.out.borrow_mut(),
                 )?;
                 let Some((len, event)) = received else { break };
-                self.heed(event, up, slots, up_since).await?;
+                self.heed(event, up, up_since).await?;
                 input.advance(len);
             }
             up.stir.signal(());
@@ -57,7 +56,6 @@ impl<B: Board, A: Actuators> Device<B, A> {
         &self,
         event: Event<'_>,
         up: &Connection<'_>,
-        slots: &mut B::Slots,
         up_since: &Cell<Option<Duration>>,
     ) -> Result<(), Lost> {
         match event {
@@ -90,7 +88,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
                 self.settle(&item, verdict).await;
                 if matches!(verdict, Verdict::Accepted | Verdict::Known) && !up.proven.replace(true)
                 {
-                    self.proven(up, slots).await;
+                    self.proven(up).await;
                 }
             }
             Event::Deferred(Some(Reason::StaleTimestamp)) => return Err(Lost::Clock),
@@ -146,6 +144,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
     }
 
     async fn settle(&self, item: &Item, verdict: Verdict) {
+        self.outcome_told(item.id).await;
         if let Verdict::Rejected(reason, code) = verdict {
             log::warn!("gateway rejected {} ({reason:?}, {code:?})", item.id);
         }
@@ -164,13 +163,11 @@ impl<B: Board, A: Actuators> Device<B, A> {
         }
     }
 
-    /// A message was accepted: certificate, key, roots, secret and time are right, and the firmware
-    /// works.
-    async fn proven(&self, up: &Connection<'_>, slots: &mut B::Slots) {
+    /// A message was accepted: certificate, key, roots, secret and time are right, and so is the
+    /// firmware.
+    async fn proven(&self, up: &Connection<'_>) {
         self.confirm_time().await;
-        if let Err(error) = slots.confirm().await {
-            log::error!("firmware could not be confirmed: {error:?}");
-        }
+        self.updates.proven.signal(());
         let mut store = self.store.lock().await;
         if up.on_trial {
             match store.confirm().await {

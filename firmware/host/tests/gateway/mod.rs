@@ -1,5 +1,7 @@
 //! A gateway for tests: real TLS and MQTT, and every answer given by the test.
 
+#![allow(dead_code, reason = "each test file uses what it needs")]
+
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -78,33 +80,53 @@ fn encode(
     out
 }
 
+/// Servers that the root vouches for, for devices that the other authority vouches for.
+fn acceptor(
+    root: &CertifiedIssuer<'static, KeyPair>,
+    devices: &CertifiedIssuer<'static, KeyPair>,
+) -> TlsAcceptor {
+    let server_key = KeyPair::generate().unwrap();
+    let server = params("gateway", ExtendedKeyUsagePurpose::ServerAuth)
+        .signed_by(&server_key, root)
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut anchors = RootCertStore::empty();
+    anchors.add(devices.der().clone()).unwrap();
+    let clients = WebPkiClientVerifier::builder_with_provider(anchors.into(), provider.clone())
+        .build()
+        .unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients)
+        .with_single_cert(
+            vec![server.der().clone()],
+            PrivateKeyDer::try_from(server_key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
 impl Gateway {
+    /// TLS for another server of the same gateway.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        acceptor(&self.root, &self.devices)
+    }
+
+    /// TLS for a server that only pretends to be the gateway, to the same devices.
+    pub(crate) fn impostor(&self) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let root = CertifiedIssuer::self_signed(authority("root"), key).unwrap();
+        acceptor(&root, &self.devices)
+    }
+
     pub(crate) async fn start() -> Self {
         let key = || KeyPair::generate().unwrap();
         let root = CertifiedIssuer::self_signed(authority("root"), key()).unwrap();
         let devices = CertifiedIssuer::self_signed(authority("devices"), key()).unwrap();
-        let server_key = key();
-        let server = params("gateway", ExtendedKeyUsagePurpose::ServerAuth)
-            .signed_by(&server_key, &root)
-            .unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut anchors = RootCertStore::empty();
-        anchors.add(devices.der().clone()).unwrap();
-        let clients = WebPkiClientVerifier::builder_with_provider(anchors.into(), provider.clone())
-            .build()
-            .unwrap();
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(clients)
-            .with_single_cert(
-                vec![server.der().clone()],
-                PrivateKeyDer::try_from(server_key.serialize_der()).unwrap(),
-            )
-            .unwrap();
         Self {
             listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(),
-            acceptor: TlsAcceptor::from(Arc::new(config)),
+            acceptor: acceptor(&root, &devices),
             root,
             devices,
         }
@@ -128,6 +150,8 @@ impl Gateway {
             key: Arc::new(PrivateKeyDer::try_from(key).unwrap()),
             roots: vec![self.root.der().clone()],
             secret: SECRET.to_vec(),
+            release_keys: Vec::new(),
+            update_port: None,
         }
     }
 
@@ -171,8 +195,14 @@ impl Gateway {
 
     /// Takes a connection and lets the device in.
     pub(crate) async fn accept(&self, session_present: bool) -> Link {
+        let accepted = self.try_accept(session_present).await;
+        accepted.expect("the device connects and stays")
+    }
+
+    /// As [`accept`](Self::accept); `None` if the device goes away before it is in.
+    pub(crate) async fn try_accept(&self, session_present: bool) -> Option<Link> {
         let (tcp, _) = self.listener.accept().await.unwrap();
-        let stream = self.acceptor.accept(tcp).await.unwrap();
+        let stream = self.acceptor.accept(tcp).await.ok()?;
         let certificate = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
         let mut link = Link {
             stream,
@@ -192,7 +222,9 @@ impl Gateway {
                 link.input.advance(frame.total_len());
                 break;
             }
-            assert_ne!(link.stream.read_buf(&mut link.input).await.unwrap(), 0);
+            if link.stream.read_buf(&mut link.input).await.unwrap_or(0) == 0 {
+                return None;
+            }
         }
         let ack = ConnAck {
             session_present,
@@ -200,7 +232,7 @@ impl Gateway {
             properties: RawProperties::EMPTY,
         };
         link.write(&encode(|peer, out| ack.encode(peer, out))).await;
-        link
+        Some(link)
     }
 }
 
