@@ -129,21 +129,24 @@ impl World {
         }
         let keys = self.tally.keys();
         eventually("everything acknowledged to arrive", ARRIVES, || {
-            assert_eq!(self.ledger("dead"), 0, "nothing is refused for good");
+            assert_eq!(self.ledger()["dead"], 0, "nothing is refused for good");
             self.upstream.missing(&keys).is_empty().then_some(())
         });
         self.upstream.assert_consistent();
         eventually("an even ledger with nothing owed", ARRIVES, || {
-            let of = |name| self.ledger(name);
+            // All of one moment.
+            let ledger = self.ledger();
+            let of = |name: &str| ledger[name].as_u64().unwrap_or_else(|| panic!("{ledger}"));
             assert_eq!(
                 of("accepted"),
-                of("delivered") + of("owed") + of("dead") + of("expired")
+                of("delivered") + of("owed") + of("dead") + of("expired"),
+                "{ledger}"
             );
             assert_eq!(of("expired"), 0);
             (of("owed") == 0).then_some(())
         });
         assert_eq!(
-            self.ledger("accepted"),
+            self.ledger()["accepted"],
             keys.len() as u64,
             "as many as were acknowledged"
         );
@@ -155,11 +158,8 @@ impl World {
         self.gateway
     }
 
-    fn ledger(&self, name: &str) -> u64 {
-        let status = self.gateway.json(&["status"]);
-        status["upstreams"]["backend"][name]
-            .as_u64()
-            .unwrap_or_else(|| panic!("{name} in {status}"))
+    fn ledger(&self) -> serde_json::Value {
+        self.gateway.json(&["status"])["upstreams"]["backend"].clone()
     }
 
     fn print(&self, rss_after: u64) {

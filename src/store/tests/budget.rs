@@ -112,7 +112,12 @@ fn told_to_discard_the_oldest_it_goes_on_within_the_budget() {
     assert_eq!(check.ledger.expired + check.ledger.owed, 30_000);
     assert!(check.ledger.owed > 1000, "{check:?}");
     let first = running.store.read_log(key, Seq(0), 1, 1).unwrap()[0].seq;
-    assert_eq!(first.0, check.ledger.expired + 1, "the oldest went");
+    // A checkpoint that ends meanwhile may let some more go.
+    let later = running.store.ledger(key).unwrap().expired;
+    assert!(
+        (check.ledger.expired + 1..=later + 1).contains(&first.0),
+        "the oldest went: {first:?}, {check:?}, {later}"
+    );
 }
 
 #[test]
