@@ -61,7 +61,7 @@ fn id(number: usize) -> String {
 fn everybody_at_once(server: Server) {
     let mut devices = String::new();
     for number in 0..DEVICES {
-        write!(devices, "[devices.{}]\n", id(number)).unwrap();
+        writeln!(devices, "[devices.{}]", id(number)).unwrap();
     }
     let setup = Setup::new().device("sensor_001").toml(&devices);
     let fleet = Fleet::with(setup, server, "bytes_per_second = \"4 MiB\"");

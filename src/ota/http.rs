@@ -76,7 +76,6 @@ pub struct Site {
 }
 
 /// The paths that devices ask for.
-#[must_use]
 pub fn router(site: Arc<Site>) -> Router {
     Router::new()
         .route("/v1/update", get(update))
