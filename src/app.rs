@@ -31,6 +31,7 @@ use crate::{
     config::{Loaded, Sources},
     trace,
 };
+use signals::Signals;
 
 /// From the request to stop until the edges are cut off: devices get their last acknowledgements,
 /// deliveries under way come back ([`crate::forward::GRACE`]).
@@ -67,14 +68,29 @@ pub fn run(loaded: Loaded, sources: Sources) -> Exit {
         }
     };
     runtime.block_on(async {
-        let app = match App::build(loaded.config).await {
+        let mut signals = match Signals::catch() {
+            Ok(signals) => signals,
+            Err(error) => {
+                tracing::error!(%error, "signals cannot be caught, so nothing could stop the gateway gracefully");
+                return Exit::Io;
+            }
+        };
+        let built = tokio::select! {
+            // Nobody was served yet, and what is on disk may be left at any point.
+            () = signals.asked_to_stop() => {
+                tracing::info!("asked to stop before it had started; stopped");
+                return Exit::Ok;
+            }
+            built = App::build(loaded.config) => built,
+        };
+        let app = match built {
             Ok(app) => app.reloading_from(sources, log),
             Err(error) => {
                 tracing::error!("{error}");
                 return error.exit();
             }
         };
-        match app.run_until_signalled().await {
+        match app.run_until_signalled(signals).await {
             Ok(()) => Exit::Ok,
             Err(error) => {
                 tracing::error!("{error}");
@@ -85,14 +101,11 @@ pub fn run(loaded: Loaded, sources: Sources) -> Exit {
 }
 
 impl App {
-    async fn run_until_signalled(self) -> Result<(), RunError> {
+    async fn run_until_signalled(self, signals: Signals) -> Result<(), RunError> {
         let handle = self.handle();
-        let signals = signals::obey(handle);
+        let signals = signals.obey(handle);
         let mut running = std::pin::pin!(self.run());
         tokio::select! {
-            // In this order: the signals must be listened to before READY=1 goes out. A service manager
-            // that finds no handler for the reload signal then ends the service (Type=notify-reload).
-            biased;
             never = signals => match never {},
             ended = &mut running => ended,
         }

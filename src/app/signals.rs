@@ -1,6 +1,6 @@
 //! What the process is told from outside, and how it ends when something inside went wrong.
 
-use std::{convert::Infallible, panic, thread};
+use std::{convert::Infallible, io, panic, thread};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -23,41 +23,59 @@ pub(super) fn abort_on_panic() {
 }
 
 /// SIGTERM and SIGINT stop gracefully, a second one at once; SIGHUP reloads.
-pub(super) async fn obey(handle: Handle) -> Infallible {
-    let (Some(mut terminate), Some(mut interrupt), Some(mut hangup)) = (
-        on(SignalKind::terminate()),
-        on(SignalKind::interrupt()),
-        on(SignalKind::hangup()),
-    ) else {
-        return std::future::pending().await;
-    };
-    let mut asked = false;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {
-                notify::reloading();
-                match handle.reload().await {
-                    Ok(_) => {}
-                    Err(problem) => tracing::error!("not reloaded, nothing changed: {problem}"),
-                }
-                notify::ready(&handle.greeting());
-                continue;
-            }
-        }
-        if asked {
-            tracing::warn!("asked a second time; ending at once");
-            // What was acknowledged is on disk; nothing else matters now.
-            std::process::abort();
-        }
-        asked = true;
-        handle.stop();
-    }
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
 }
 
-fn on(kind: SignalKind) -> Option<Signal> {
-    signal(kind)
-        .inspect_err(|error| tracing::warn!(%error, "a signal cannot be caught"))
-        .ok()
+impl Signals {
+    /// From now on no signal ends the process by itself. A port that accepts tells others that the
+    /// gateway is there, and they may stop it: this comes before any socket is bound.
+    ///
+    /// # Errors
+    /// The operating system refuses a handler.
+    pub(super) fn catch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns when the process is asked to stop, for as long as there is nothing to reload: a hangup
+    /// waits until [`obey`](Self::obey).
+    pub(super) async fn asked_to_stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Does as told, without end.
+    pub(super) async fn obey(mut self, handle: Handle) -> Infallible {
+        let mut asked = false;
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+                _ = self.hangup.recv() => {
+                    notify::reloading();
+                    match handle.reload().await {
+                        Ok(_) => {}
+                        Err(problem) => tracing::error!("not reloaded, nothing changed: {problem}"),
+                    }
+                    notify::ready(&handle.greeting());
+                    continue;
+                }
+            }
+            if asked {
+                tracing::warn!("asked a second time; ending at once");
+                // What was acknowledged is on disk; nothing else matters now.
+                std::process::abort();
+            }
+            asked = true;
+            handle.stop();
+        }
+    }
 }
