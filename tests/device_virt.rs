@@ -34,7 +34,7 @@ const IN_FLASH: usize = 30;
 /// handshake, the most bytes of heap and stack.
 const HANDSHAKE: u64 = 71_000_000;
 const HEAP: usize = 44 * 1024;
-const STACK: usize = 36 * 1024;
+const STACK: usize = 41 * 1024;
 
 struct World {
     gateway: Gateway,

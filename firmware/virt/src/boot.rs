@@ -128,7 +128,7 @@ fn load(slot: &Partition<BlockFlash>) -> Option<()> {
         unsafe {
             PROGRAM
                 .add(at as usize)
-                .copy_from_nonoverlapping(part.as_ptr(), len)
+                .copy_from_nonoverlapping(part.as_ptr(), len);
         };
         at += len as u32;
     }

@@ -180,8 +180,8 @@ const HANDSHAKE: u64 = 44 * 1024;
 /// Variables, the part of the heap among them that is not the boot loader's memory.
 const RAM_SECTIONS: [&str; 3] = [".data", ".bss", ".noinit"];
 
-/// A handshake needs 33 KiB; half as much again for interrupts.
-const STACK: u64 = 48 * 1024;
+/// A handshake needs 37 KiB; half as much again for interrupts.
+const STACK: u64 = 56 * 1024;
 
 /// Of a slot, what later versions may grow by.
 const SPARE: u64 = 128 * 1024;
