@@ -99,7 +99,12 @@
         import ./nixos/packages/checks.nix { inherit lib pkgs self; }
         // import ./nixos/tests {
           inherit lib pkgs;
-          module = self.nixosModules.appliance;
+          # Without the overlay, which these packages have: all machines of all tests share them, and
+          # evaluating a dozen tests takes gigabytes less.
+          module.imports = [
+            ./nixos/modules/tidegate
+            ./nixos/modules/appliance
+          ];
         }
       );
 

