@@ -33,6 +33,7 @@ mod seen;
 mod segment;
 mod settled;
 mod upstream;
+mod wal;
 mod writer;
 
 pub mod audit;
