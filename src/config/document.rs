@@ -22,18 +22,15 @@ const MAX_SYNTAX_PROBLEMS: usize = 5;
 /// The syntax errors, in the order of the text.
 pub(super) fn parse(text: &str, path: &Path, places: &mut Places) -> Result<Dict, Vec<Problem>> {
     let (table, errors) = DeTable::parse_recoverable(text);
+    let lines = Lines::of(text, path);
     if errors.is_empty() {
-        let mut reader = Reader {
-            text,
-            file: path,
-            places,
-        };
+        let mut reader = Reader { lines, places };
         return Ok(reader.table(table.get_ref(), &mut Vec::new()));
     }
     let mut problems: Vec<Problem> = Vec::new();
     for error in errors.iter().take(MAX_SYNTAX_PROBLEMS) {
         let offset = error.span().map_or(0, |span| span.start);
-        let place = place_at(text, path, offset);
+        let place = lines.place(offset);
         problems.push(Problem {
             key: String::new(),
             place,
@@ -45,8 +42,7 @@ pub(super) fn parse(text: &str, path: &Path, places: &mut Places) -> Result<Dict
 }
 
 struct Reader<'a> {
-    text: &'a str,
-    file: &'a Path,
+    lines: Lines<'a>,
     places: &'a mut Places,
 }
 
@@ -56,13 +52,13 @@ impl Reader<'_> {
         for (key, value) in table {
             path.push(key.get_ref().to_string());
             self.places
-                .set_name(path, place_at(self.text, self.file, key.span().start));
+                .set_name(path, self.lines.place(key.span().start));
             // A table is placed by its name: its own span is its whole text or nothing.
             let start = match value.get_ref() {
                 DeValue::Table(_) => key.span().start,
                 _ => value.span().start,
             };
-            self.places.set(path, place_at(self.text, self.file, start));
+            self.places.set(path, self.lines.place(start));
             dict.insert(key.get_ref().to_string(), self.value(value, path));
             path.pop();
         }
@@ -89,8 +85,7 @@ impl Reader<'_> {
         let mut values = Vec::new();
         for (index, value) in array.iter().enumerate() {
             path.push(index.to_string());
-            self.places
-                .set(path, place_at(self.text, self.file, value.span().start));
+            self.places.set(path, self.lines.place(value.span().start));
             values.push(self.value(value, path));
             path.pop();
         }
@@ -107,19 +102,45 @@ fn number(integer: &DeInteger<'_>) -> Value {
     }
 }
 
-/// The place of a byte offset: line and column (in characters) counted from one.
-fn place_at(text: &str, path: &Path, offset: usize) -> Place {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let column = before
-        .get(line_start..)
-        .map_or(0, |line| line.chars().count())
-        + 1;
-    let line = before.bytes().filter(|&byte| byte == b'\n').count() + 1;
-    Place::File {
-        path: path.to_owned(),
-        line,
-        column,
+/// A text and where its lines begin: a place is asked for with every value, and ten thousand devices
+/// have tens of thousands of them.
+struct Lines<'a> {
+    text: &'a str,
+    file: &'a Path,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str, file: &'a Path) -> Self {
+        let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        Self {
+            text,
+            file,
+            starts: std::iter::once(0)
+                .chain(newlines.map(|(at, _)| at + 1))
+                .collect(),
+        }
+    }
+
+    /// The place of a byte offset: line and column (in characters) counted from one.
+    fn place(&self, offset: usize) -> Place {
+        let line = self.starts.partition_point(|&start| start <= offset);
+        let start = line
+            .checked_sub(1)
+            .and_then(|before| self.starts.get(before))
+            .copied()
+            .unwrap_or(0);
+        let column = self
+            .text
+            .get(start..offset)
+            .or_else(|| self.text.get(start..))
+            .map_or(0, |before| before.chars().count())
+            + 1;
+        Place::File {
+            path: self.file.to_owned(),
+            line,
+            column,
+        }
     }
 }
 
@@ -148,5 +169,30 @@ fn syntax_remedy(text: &str, offset: usize) -> &'static str {
         "write key = value (TOML), not key: value"
     } else {
         "write each line as key = value or [section]; text in quotes; each key once"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_count_lines_and_characters_from_one() {
+        let text = "a = 1\n\nü = \"é\" # x\nb = 2";
+        let lines = Lines::of(text, Path::new("x"));
+        for (part, line, column) in [("a =", 1, 1), ("ü", 3, 1), ("#", 3, 9), ("2", 4, 5)] {
+            let expected = Place::File {
+                path: "x".into(),
+                line,
+                column,
+            };
+            assert_eq!(lines.place(text.find(part).unwrap()), expected, "{part}");
+        }
+        let end = Place::File {
+            path: "x".into(),
+            line: 4,
+            column: 6,
+        };
+        assert_eq!(lines.place(text.len()), end);
     }
 }

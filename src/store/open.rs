@@ -13,7 +13,9 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use super::{
     Checkpointer, OpenError, Store, StoreError, StoreMetrics, Writer, api, checkpoint, db, outbox,
-    schema, seen, un, wal, writer,
+    schema, seen, un,
+    wal::{self, Wal},
+    writer,
 };
 use crate::{clock::UnixMillis, config::Config, envelope::DigestKey, replay::HashKey};
 
@@ -69,7 +71,6 @@ pub(super) struct Settings {
     pub(super) options: Options,
     /// Bytes of WAL at which a checkpoint is to finish it; the hard limit is four times as much.
     pub(super) wal_target: u64,
-    pub(super) wal_path: PathBuf,
 }
 
 impl Store {
@@ -117,7 +118,6 @@ impl Store {
         let settings = Settings {
             options: options.clone(),
             wal_target: (options.disk_budget_bytes / 16).clamp(1 << 20, 32 << 20),
-            wal_path: wal_of(path),
         };
         metrics.disk_budget_bytes.set(options.disk_budget_bytes);
         let (inner, requests) = api::Inner::new(
@@ -131,8 +131,10 @@ impl Store {
         let checkpointer =
             Checkpointer::new(path.clone(), &settings, signal.1, Arc::clone(&metrics));
         let finish = checkpointer.finish();
+        let wal = Wal::watch(&mut conn, wal_of(path), settings.wal_target).map_err(sql)?;
         let writer = Writer::new(writer::Parts {
             conn,
+            wal,
             settings,
             requests,
             inner: Arc::clone(&inner),

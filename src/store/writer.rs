@@ -1,7 +1,6 @@
 //! The writer's thread: takes requests from the queue, makes groups of them, commits, answers.
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,6 +23,7 @@ use super::{
     open::Settings,
     outbox::Upstreams,
     segment::Builder,
+    wal::Wal,
 };
 use crate::{clock::UnixMillis, config::WhenFull, replay::Memory};
 
@@ -82,6 +82,7 @@ pub(super) struct JobFailed;
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) conn: Connection,
+    pub(super) wal: Wal,
     pub(super) settings: Settings,
     pub(super) requests: Receiver<Request>,
     pub(super) inner: Arc<Inner>,
@@ -264,6 +265,9 @@ impl Writer {
             }
         }
         self.keep_wal_small();
+        if self.disk_full_since.is_none() && !self.budget.full() {
+            self.parts.wal.make_room();
+        }
         self.measure();
         result.map(drop)
     }
@@ -320,10 +324,10 @@ impl Writer {
             let _ = self.parts.checkpoints.try_send(());
         }
         let asked = self.parts.finish.swap(false, Ordering::AcqRel);
-        let wal = self.parts.metrics.wal_bytes.get();
-        let over = wal >= 4 * target;
+        let over = self.parts.wal.used() >= 4 * target;
         // The file keeps its size when the WAL starts over, and that counts against the budget.
-        let squeezed = (self.disk_full_since.is_some() || self.budget.full()) && wal >= target / 4;
+        let squeezed = (self.disk_full_since.is_some() || self.budget.full())
+            && self.parts.metrics.wal_bytes.get() >= target / 4;
         let lately = self
             .last_checkpoint
             .is_some_and(|last| last.elapsed() < CHECKPOINT_EVERY);
@@ -332,8 +336,11 @@ impl Writer {
             if over {
                 self.parts.metrics.forced_checkpoints.increment();
             }
-            let sql = if over || squeezed {
+            let sql = if squeezed {
                 "PRAGMA wal_checkpoint(TRUNCATE)"
+            } else if over {
+                // The file is kept: commits into room it has are several times faster.
+                "PRAGMA wal_checkpoint(RESTART)"
             } else {
                 "PRAGMA wal_checkpoint(PASSIVE)"
             };
@@ -359,7 +366,7 @@ impl Writer {
                 .map_or(0, |pages| u64::try_from(pages).unwrap_or(0))
         };
         let pages = pragma("PRAGMA page_count").saturating_sub(pragma("PRAGMA freelist_count"));
-        let wal = fs::metadata(&self.parts.settings.wal_path).map_or(0, |wal| wal.len());
+        let wal = self.parts.wal.size();
         let used = pages * pragma("PRAGMA page_size") + wal;
         let metrics = &self.parts.metrics;
         metrics.wal_bytes.set(wal);

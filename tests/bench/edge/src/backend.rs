@@ -13,6 +13,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::oneshot,
+    task::JoinSet,
 };
 
 use crate::Fallible;
@@ -67,9 +68,11 @@ impl Drop for Backend {
 }
 
 async fn accept(listener: TcpListener, posts: Arc<AtomicU64>) {
+    let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let posts = Arc::clone(&posts);
-        tokio::spawn(async move {
+        while connections.try_join_next().is_some() {}
+        connections.spawn(async move {
             // The peer went away: it may come again.
             let _ = serve(stream, &posts).await;
         });

@@ -19,8 +19,6 @@ const ENVELOPE: usize = 77 + 8 + 10 + 36 + 64;
 /// The smallest payload of the load generator.
 const SMALLEST: usize = 32;
 
-const SECRET: &str = "the secret that all devices of the benchmark share";
-
 /// The payload that makes a message of `message` bytes.
 pub(crate) fn payload_for(message: usize) -> Fallible<usize> {
     message
@@ -46,7 +44,8 @@ pub(crate) struct Fleet {
     pub(crate) pki: PathBuf,
     /// A folder with a bundle for each device.
     pub(crate) bundles: PathBuf,
-    pub(crate) secret: PathBuf,
+    /// A folder with a file for each device.
+    secrets: PathBuf,
 }
 
 impl Fleet {
@@ -55,18 +54,17 @@ impl Fleet {
         let fleet = Self {
             pki: place.work.join("issuer/pki"),
             bundles: place.work.join("bundles"),
-            secret: place.work.join("secret"),
+            secrets: place.work.join("secrets"),
         };
         if !fleet.pki.join("server.crt").exists() {
             // Bundles of another authority are of no use.
             if fleet.bundles.exists() {
                 fs::remove_dir_all(&fleet.bundles)?;
             }
-            fs::write(&fleet.secret, SECRET)?;
-            fs::set_permissions(&fleet.secret, fs::Permissions::from_mode(0o600))?;
             run(pki(place, &place.work.join("issuer"))?.args(["init", "--host", "localhost"]))?;
         }
         fs::create_dir_all(&fleet.bundles)?;
+        fs::create_dir_all(&fleet.secrets)?;
         let missing: Vec<String> = (0..devices)
             .map(device_id)
             .filter(|id| !fleet.bundles.join(id).join("device.crt").exists())
@@ -112,11 +110,32 @@ impl Fleet {
                 .args(["issue", "device", id, "--force"])
                 .args(["--gateway", "localhost:8883"])
                 .arg("--secret-file")
-                .arg(&self.secret)
+                .arg(self.secret(id)?)
                 .arg("--out")
                 .arg(self.bundles.join(id)))?;
         }
         Ok(())
+    }
+
+    /// The file with a device's secret, made if it is not there.
+    pub(crate) fn secret(&self, id: &str) -> Fallible<PathBuf> {
+        let path = self.secrets.join(id);
+        if !path.exists() {
+            fs::write(&path, format!("the secret that {id} has in the benchmark"))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        }
+        Ok(path)
+    }
+
+    /// Declarations of `devices` devices, in TOML.
+    pub(crate) fn declarations(&self, devices: usize) -> Fallible<String> {
+        (0..devices)
+            .map(device_id)
+            .map(|id| {
+                let secret = self.secret(&id)?;
+                Ok(format!("\n[devices.{id}]\nsecret_file = {secret:?}\n"))
+            })
+            .collect()
     }
 
     /// What clients trust.
@@ -133,16 +152,4 @@ fn pki(place: &Place, state: &Path) -> Fallible<Command> {
     let mut command = Command::new(&place.tidegate);
     command.arg("--config").arg(config).arg("pki");
     Ok(command)
-}
-
-/// Declarations of `devices` devices, in TOML.
-pub(crate) fn declarations(devices: usize, secret: &Path) -> String {
-    (0..devices)
-        .map(|index| {
-            format!(
-                "\n[devices.{}]\nsecret_file = {secret:?}\n",
-                device_id(index)
-            )
-        })
-        .collect()
 }

@@ -1,6 +1,7 @@
 //! The load generator, with the server's use of the machine while it measures.
 
 use std::{
+    fmt::Display,
     net::SocketAddr,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -36,9 +37,9 @@ impl Load {
         }
     }
 
-    pub(crate) fn flag(mut self, name: &str, value: impl ToString) -> Self {
+    pub(crate) fn flag(mut self, name: &str, value: impl Display) -> Self {
         self.flags.push(format!("--{name}"));
-        self.flags.push(value.to_string());
+        self.flags.push(format!("{value}"));
         self
     }
 

@@ -39,9 +39,9 @@ impl SeedStack {
         conn.execute_batch(
             "CREATE TABLE devices (device_id TEXT PRIMARY KEY, shared_secret TEXT NOT NULL, created_at INTEGER)",
         )?;
-        let secret = fs::read_to_string(&fleet.secret)?;
-        for index in 0..devices {
-            let row = (device_id(index), &secret, 0);
+        for id in (0..devices).map(device_id) {
+            let secret = fs::read_to_string(fleet.secret(&id)?)?;
+            let row = (id, secret, 0);
             conn.execute("INSERT INTO devices VALUES (?, ?, ?)", row)?;
         }
         let log = folder.join("log");

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     Fallible,
-    fleet::{Fleet, declarations},
+    fleet::Fleet,
     place::{Place, free_address, run},
     process::Server,
 };
@@ -69,7 +69,7 @@ impl Setup {
             self.folder.join("state"),
             self.api,
             self.address,
-            declarations(devices, &fleet.secret),
+            fleet.declarations(devices)?,
         );
         fs::write(self.config(), text)?;
         Ok(())

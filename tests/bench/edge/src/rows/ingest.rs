@@ -23,12 +23,15 @@ pub(super) fn throughput(bench: &mut Bench) -> Fallible<()> {
         .flag("window", WINDOW)
         .flag("size", bench.payload);
     let (mut peer, mut ours, mut notes) = (Vec::new(), Vec::new(), Notes::default());
+    let (mut peer_us, mut our_us) = (Vec::new(), Vec::new());
     for _ in 0..bench.rounds {
         let outcome = bench.against_mosquitto(&fleet, &load)?;
         peer.push(outcome.number("rate"));
+        peer_us.push(outcome.server_us()?);
         notes.add_cpu("mosquitto", &outcome)?;
         let outcome = bench.against_tidegate(&fleet, &load)?;
         ours.push(outcome.number("rate"));
+        our_us.push(outcome.server_us()?);
         notes.add_cpu("tidegate", &outcome)?;
     }
     bench.results.add(Line {
@@ -39,6 +42,16 @@ pub(super) fn throughput(bench: &mut Bench) -> Fallible<()> {
         ours,
         goal: Some(Goal::Times(1.5)),
         notes: notes.medians(),
+    });
+    // What other work on the machine does not distort.
+    bench.results.add(Line {
+        row: "throughput",
+        what: "processor time of the server for each of these".into(),
+        unit: "us",
+        peer: Some(("mosquitto", peer_us)),
+        ours: our_us,
+        goal: None,
+        notes: Vec::new(),
     });
     Ok(())
 }

@@ -185,7 +185,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 
 pub(super) fn start(bench: &mut Bench) -> Fallible<()> {
     let fleet = Fleet::of(&bench.place, DEVICES)?;
-    let messages = bench.scaled(1_000_000, 20_000);
+    let messages: u64 = bench.scaled(1_000_000, 20_000);
     let setup = Setup::new(&bench.place, &fleet, DEVICES, nobody()?)?;
     owe(bench, &fleet, &setup, messages)?;
     setup.configure(&fleet, DECLARED, nobody()?)?;
