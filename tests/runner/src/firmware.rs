@@ -114,7 +114,8 @@ pub(crate) fn virt() -> Result<(), Failure> {
     cargo("build", &VIRT, &[])?;
     // As the step `tests` builds, so that nothing is built anew.
     let mut stories = vec!["nextest", "run", "--workspace", "--all-features"];
-    stories.extend(["--test", "device_virt", "--run-ignored", "all"]);
+    stories.extend(["--test", "device_virt", "--test", "device_virt_updates"]);
+    stories.extend(["--run-ignored", "all"]);
     stories.extend(NEXTEST);
     sh("cargo", &stories)
 }
@@ -168,7 +169,7 @@ const ESP32C6: Chip = Chip {
 /// firmware/virt/memory.x
 const QEMU: Chip = Chip {
     name: "QEMU virt",
-    memory: &[(0x8000_0000, 0x801e_0000), (0x8020_0000, 0x8023_0000)],
+    memory: &[(0x8000_0000, 0x801e_0000), (0x8020_0000, 0x8023_a000)],
     descriptor: None,
     heap: (".heap", HANDSHAKE),
 };
