@@ -18,6 +18,8 @@ pub(crate) struct Commits {
     pub(crate) sqlite: f64,
     /// A message's size appended to a file that has the room already, then fdatasync.
     pub(crate) fdatasync: f64,
+    /// One of a hundred of these takes longer.
+    pub(crate) fdatasync_p99: f64,
 }
 
 /// Measures both for `each`.
@@ -31,7 +33,7 @@ pub(crate) fn commits(folder: &Path, size: usize, each: Duration) -> Fallible<Co
     )?;
     let sqlite = {
         let mut insert = conn.prepare("INSERT INTO message (body) VALUES (?)")?;
-        timed(each, || Ok(insert.execute([&row]).map(drop)?))?
+        timed(each, || Ok(insert.execute([&row]).map(drop)?))?.0
     };
     let mut file: File = OpenOptions::new()
         .create(true)
@@ -43,21 +45,30 @@ pub(crate) fn commits(folder: &Path, size: usize, each: Duration) -> Fallible<Co
     file.write_all(&vec![0; 16 << 20])?;
     file.sync_all()?;
     let mut at = 0;
-    let fdatasync = timed(each, || {
+    let (fdatasync, fdatasync_p99) = timed(each, || {
         use std::os::unix::fs::FileExt as _;
         file.write_all_at(&row, at)?;
         at = (at + size as u64) % (15 << 20);
         Ok(file.sync_data()?)
     })?;
-    Ok(Commits { sqlite, fdatasync })
+    Ok(Commits {
+        sqlite,
+        fdatasync,
+        fdatasync_p99,
+    })
 }
 
-fn timed(each: Duration, mut once: impl FnMut() -> Fallible<()>) -> Fallible<f64> {
+/// The median and the 99th percentile in microseconds.
+fn timed(each: Duration, mut once: impl FnMut() -> Fallible<()>) -> Fallible<(f64, f64)> {
     let (mut took, began) = (Vec::new(), Instant::now());
     while began.elapsed() < each {
         let start = Instant::now();
         once()?;
         took.push(start.elapsed().as_secs_f64() * 1e6);
     }
-    median(&took).ok_or_else(|| "no commit at all".into())
+    took.sort_by(f64::total_cmp);
+    let p99 = took.get(took.len() * 99 / 100).copied();
+    median(&took)
+        .zip(p99)
+        .ok_or_else(|| "no commit at all".into())
 }

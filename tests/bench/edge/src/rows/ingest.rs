@@ -76,6 +76,10 @@ pub(super) fn one_at_a_time(bench: &mut Bench) -> Fallible<()> {
         ours.push(outcome.number("rate"));
         notes.add("commit in SQLite us", sqlite);
         notes.add("fdatasync us", fdatasync);
+        notes.add(
+            "its p99 us",
+            (before.fdatasync_p99 + after.fdatasync_p99) / 2.0,
+        );
         notes.add_cpu("tidegate", &outcome)?;
         notes.add("p50 us", outcome.number("/latency_us/p50"));
         peer.push(bench.against_mosquitto(&fleet, &load)?.number("rate"));
