@@ -81,6 +81,15 @@ pub(super) enum Failure {
     Stopping,
 }
 
+/// Whether there is no room on the disk: for pages, or for the index of the WAL (`-shm`), which SQLite
+/// reports as an error of the disk.
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| {
+        error.code == ErrorCode::DiskFull
+            || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+    })
+}
+
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
@@ -93,7 +102,7 @@ impl From<rusqlite::Error> for StoreError {
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => Self::Full,
+            _ if is_full(&error) => Self::Full,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 Self::Damaged(error.to_string())
             }
@@ -142,5 +151,20 @@ impl From<&Failure> for StoreError {
                 Self::Sql(rusqlite::Error::SqliteFailure(*code, text.clone()))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi::{self, Error};
+
+    use super::*;
+
+    #[test]
+    fn no_room_for_the_index_of_the_wal_is_a_full_disk() {
+        let failure = |code| Failure::from(rusqlite::Error::SqliteFailure(Error::new(code), None));
+        assert!(matches!(failure(ffi::SQLITE_FULL), Failure::Full));
+        assert!(matches!(failure(ffi::SQLITE_IOERR_SHMSIZE), Failure::Full));
+        assert!(matches!(failure(ffi::SQLITE_IOERR_WRITE), Failure::Sql(..)));
     }
 }

@@ -292,11 +292,14 @@ impl Writer {
     }
 
     fn failed(&mut self, failure: &Failure) {
-        if matches!(failure, Failure::Full) {
+        let full = matches!(failure, Failure::Full);
+        let filled_up = full && self.disk_full_since.is_none();
+        if full {
             self.disk_full_since = Some(Instant::now());
             self.parts.metrics.full.set(1);
         }
-        if !std::mem::replace(&mut self.failing, true) {
+        // Said once; also when a disk that made trouble turns out to be full.
+        if !std::mem::replace(&mut self.failing, true) || filled_up {
             match failure {
                 Failure::Full => tracing::error!(
                     "the disk is full: new messages are not acknowledged until there is space"
