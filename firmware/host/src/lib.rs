@@ -35,3 +35,4 @@ pub use firmware::{Behaviour, Firmware};
 pub use pins::World;
 pub use simulate::{Kind, Simulation, SimulationError, Updating, simulate, simulate_updating};
 pub use tidegate_app::board::Notice;
+pub use tidegate_app::update::Timing;
