@@ -90,7 +90,10 @@ fn an_outage_and_four_attacks_leave_a_balanced_ledger_and_a_second_start_goes_on
 fn the_commands_that_are_printed_take_effect_and_ctrl_c_ends_it_with_the_ledger() {
     let folder = tempfile::tempdir().unwrap();
     let mut demo = Ports::free()
-        .command(&folder.path().join("it's state"), &["--for", "5m"])
+        .command(
+            &folder.path().join("it's state"),
+            &["--for", "5m", "--devices", "40"],
+        )
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -117,6 +120,8 @@ fn the_commands_that_are_printed_take_effect_and_ctrl_c_ends_it_with_the_ledger(
     for effect in [
         "sensor_001: its LED is at 80 % now",
         "sensor_003: its relay gate1 is on now",
+        // More than start at a time.
+        "devices 40 ",
     ] {
         while !printed.contains(effect) {
             let line = lines

@@ -212,6 +212,8 @@ pub trait System {
 /// What a device tells its board in passing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
+    /// The gateway let the device in.
+    Connected,
     /// The gateway accepted a message that was measured while there was a connection, this long
     /// after it was measured.
     Accepted(Duration),

@@ -175,6 +175,16 @@ impl Watcher {
     pub fn new(told: impl Fn(Notice) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(told)))
     }
+
+    /// One that calls this and then tells `self`.
+    pub(crate) fn after(self, told: impl Fn(Notice) + Send + Sync + 'static) -> Self {
+        Self::new(move |notice| {
+            told(notice);
+            if let Some(own) = &self.0 {
+                own(notice);
+            }
+        })
+    }
 }
 
 impl fmt::Debug for Watcher {
@@ -203,7 +213,7 @@ impl Stop {
         self.asked.get()
     }
 
-    async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         let notified = self.notify.notified();
         if !self.asked() {
             notified.await;

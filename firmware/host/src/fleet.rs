@@ -3,12 +3,24 @@
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
+use tidegate_app::board::Notice;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::board::Stop;
 use crate::pins::World;
 use crate::simulate::{Simulation, SimulationError, simulate};
+
+/// Devices that start at the same time. They share a thread: if all of them did, each handshake would
+/// take nearly as long as all of them together.
+const STARTING: usize = 16;
+
+/// A device is past its start when the gateway let it in, or after this long: one that reaches nobody
+/// must not hold up the others.
+const START: Duration = Duration::from_secs(1);
 
 /// The devices could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +41,7 @@ pub enum FleetError {
     Panicked(#[source] tokio::task::JoinError),
 }
 
-/// Runs devices on this thread until `stopping` resolves and each of them has said goodbye, or until
+/// Runs devices on this thread, a few of them starting at a time, until `stopping` resolves and each of them has said goodbye, or until
 /// one fails. Beside each runs what `around` makes of its world: it moves what the device senses and
 /// watches what it drives.
 ///
@@ -48,10 +60,12 @@ pub fn run<F: Future<Output = ()> + 'static>(
     let stop = Rc::<Stop>::default();
     let fleet = async {
         let mut running = JoinSet::new();
+        let starting = Rc::new(Semaphore::new(STARTING));
         for simulation in simulations {
             let world = World::new();
             let surroundings = around(&simulation, world.clone());
-            running.spawn_local(one(simulation, world, surroundings, stop.clone()));
+            let turn = starting.clone();
+            running.spawn_local(one(simulation, world, surroundings, stop.clone(), turn));
         }
         tokio::select! {
             () = stopping => stop.ask(),
@@ -71,15 +85,35 @@ async fn all(running: &mut JoinSet<Result<(), FleetError>>) -> Result<(), FleetE
 }
 
 async fn one(
-    simulation: Simulation,
+    mut simulation: Simulation,
     world: Rc<World>,
     surroundings: impl Future<Output = ()>,
     stop: Rc<Stop>,
+    turn: Rc<Semaphore>,
 ) -> Result<(), FleetError> {
+    let permit = tokio::select! {
+        permit = turn.acquire() => permit,
+        () = stop.wait() => return Ok(()),
+    };
+    let connected = Arc::new(Notify::new());
+    let telling = connected.clone();
+    simulation.watcher = simulation.watcher.after(move |notice| {
+        if notice == Notice::Connected {
+            telling.notify_one();
+        }
+    });
     let mut device = pin!(simulate(&simulation, world, stop));
+    let beside = async {
+        let started = async {
+            // Connected or not: the next one may start.
+            let _ = tokio::time::timeout(START, connected.notified()).await;
+            drop(permit);
+        };
+        tokio::join!(started, surroundings);
+    };
     let ended = tokio::select! {
         ended = &mut device => ended,
-        () = surroundings => device.await,
+        () = beside => device.await,
     };
     ended.map_err(|source| FleetError::Device {
         device: simulation.bundle.device_id.clone(),

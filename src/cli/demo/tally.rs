@@ -29,6 +29,7 @@ impl Tally {
                 tally.replies.fetch_add(1, Ordering::Relaxed);
             }
             Notice::Accepted(after) => tally.accepted(after),
+            Notice::Connected => {}
         })
     }
 

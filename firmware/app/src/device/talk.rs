@@ -66,6 +66,7 @@ impl<B: Board, A: Actuators> Device<B, A> {
                 );
                 up_since.set(Some(self.now()));
                 self.connected.set(true);
+                self.system.notice(Notice::Connected);
             }
             Event::Settled(item, Verdict::Rejected(..)) if up.on_trial && !up.proven.get() => {
                 // What is wrong may be the credentials and not the message.
