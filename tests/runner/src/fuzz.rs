@@ -54,6 +54,7 @@ pub(crate) fn short() -> Result<(), Failure> {
                 "-timeout=5",
                 "-rss_limit_mb=1024",
                 "-max_len=4096",
+                "-verbosity=0",
                 "-print_final_stats=1",
             ],
         )?;
