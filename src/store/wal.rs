@@ -1,4 +1,4 @@
-//! SQLite's write-ahead log as a file: whether what a dead process left is whole ([`inspect`]), and room
+//! SQLite's write-ahead log as a file: whether what a dead process left is whole ([`mod@inspect`]), and room
 //! ahead of what is written ([`Wal`]).
 
 mod inspect;
