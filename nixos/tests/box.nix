@@ -26,6 +26,8 @@
         within = 120;
         steady = 5;
       };
+      # The public half of release.key.
+      updateServer.releaseKeys = [ "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a" ];
       backup = {
         enable = true;
         recipients = [ "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p" ];

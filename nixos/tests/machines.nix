@@ -209,6 +209,32 @@ in
         return [json.loads(line) for line in text.splitlines()]
 
 
+    def offer_release(machine, content):
+        """Signs, publishes and rolls out a release with this content; its image's SHA-256."""
+        gateway.succeed(f"printf %s '{content}' > /var/lib/tidegate/app.bin")
+        gateway.copy_from_host("${./release.key}", "/var/lib/tidegate/release.key")
+        gateway.succeed("chmod 0644 /var/lib/tidegate/release.key")
+        gateway.succeed("tidegate firmware sign /var/lib/tidegate/app.bin --key /var/lib/tidegate/release.key --product dashboard --chip virt --release 1.1.0")
+        gateway.succeed("tidegate firmware publish /var/lib/tidegate/app.bin")
+        assert updates(machine, "sensor_001") == "204", "offered before it is rolled out"
+        gateway.succeed("tidegate firmware rollout dashboard/virt/1.1.0 --percent 100")
+        return gateway.succeed("sha256sum < /var/lib/tidegate/app.bin").split()[0]
+
+
+    def as_device(device_id):
+        """curl with a device's certificate."""
+        bundle = f"/root/bundles/{device_id}"
+        return f"curl --silent --show-error --cacert {bundle}/ca.crt --cert {bundle}/device.crt --key {bundle}/device.key"
+
+
+    asks_for_update = "'https://gateway.local:8444/v1/update?product=dashboard&chip=virt&version=1.0.0&security_version=0'"
+
+
+    def updates(machine, device_id):
+        """The status of the answer to a device that asks for an update."""
+        return machine.succeed(f"{as_device(device_id)} --output /dev/null --write-out '%{{http_code}}' {asks_for_update}")
+
+
     def wait_delivered(word, count=1):
         outside.wait_until_succeeds(f"test $(grep -c '{word}' /var/lib/backend/requests) -ge {count}", timeout=90)
 

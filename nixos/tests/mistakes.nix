@@ -147,6 +147,15 @@ in
   update-port-taken = asserted {
     services.tidegate.settings.listeners.second.address = "0.0.0.0:8444";
   } [ "another port" ];
+  updates-without-a-key = asserted {
+    services.tidegate.appliance.updateServer = {
+      enable = true;
+      releaseKeys = lib.mkForce [ ];
+    };
+  } [ "tidegate firmware keygen" ];
+  release-key-of-another-kind = thrown {
+    services.tidegate.appliance.updateServer.releaseKeys = [ "age1ql3z7hjy54pw3" ];
+  } [ "releaseKeys" ];
   update-without-return = asserted {
     services.tidegate.appliance = {
       selfUpdate.flake = "github:example/ours";

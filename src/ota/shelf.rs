@@ -6,9 +6,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -183,6 +183,9 @@ impl Shelf {
             .truncate(true)
             .mode(IMAGE_MODE)
             .open(&path)
+            .map_err(UpdateError::io(&path))?;
+        // Said again: a service's umask takes the group's part away, and a file may be left from before.
+        file.set_permissions(Permissions::from_mode(IMAGE_MODE))
             .map_err(UpdateError::io(&path))?;
         *upload = Some(Upload {
             manifest,
@@ -400,6 +403,20 @@ mod tests {
             assert_eq!(fs::read_dir(shelf.dir()).unwrap().count(), 0);
             assert!(matches!(shelf.finish(), Err(UpdateError::NoUpload)));
         }
+    }
+
+    #[test]
+    fn the_group_may_read_images_whatever_the_umask_says() {
+        let (_dir, shelf) = shelf(100);
+        fs::create_dir(shelf.dir()).unwrap();
+        // As a umask of 0077 makes files.
+        fs::write(shelf.upload_path(), b"from before").unwrap();
+        fs::set_permissions(shelf.upload_path(), Permissions::from_mode(0o600)).unwrap();
+        shelf.begin(Vec::new(), digest(), 8).unwrap();
+        shelf.take(0, IMAGE).unwrap();
+        shelf.finish().unwrap();
+        let mode = fs::metadata(shelf.image(&digest())).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, IMAGE_MODE);
     }
 
     #[test]

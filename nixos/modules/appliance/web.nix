@@ -1,4 +1,5 @@
-# nginx: firmware releases for devices (mutual TLS, ranges), and if wanted the console for people.
+# nginx: firmware updates for devices, which the gateway decides and nginx sends; and if wanted the
+# console for people.
 {
   config,
   lib,
@@ -11,8 +12,13 @@ let
   cfg = appliance.web;
   updates = appliance.updateServer;
   inherit (config.services.tidegate.settings) api;
+  gateway = config.services.tidegate.settings.updates;
   pki = "${config.services.tidegate.settings.state_dir}/pki";
   tls = "/run/tidegate-tls";
+  # Files that the gateway makes in these are nginx's group's, and nobody else can enter: who may open
+  # the socket is believed about whom it speaks for.
+  socketFolder = "/run/tidegate-updates";
+  releases = "/var/lib/tidegate-releases";
   materials = [
     "server.crt"
     "server.key"
@@ -26,8 +32,19 @@ in
     updateServer = {
       enable = mkOption {
         type = types.bool;
-        default = true;
-        description = "Whether devices can download firmware releases from the box.";
+        default = updates.releaseKeys != [ ];
+        defaultText = lib.literalMD "whether there are `releaseKeys`";
+        description = "Whether devices can ask the box for firmware updates.";
+      };
+      releaseKeys = mkOption {
+        type = types.listOf (types.strMatching "[0-9a-fA-F]{64}");
+        default = [ ];
+        example = [ "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a" ];
+        description = ''
+          Public keys whose firmware releases are trusted, by the gateway and by devices issued from now
+          on: one, or two while one replaces the other. `tidegate firmware keygen` makes them, where
+          releases are built.
+        '';
       };
       port = mkOption {
         type = types.port;
@@ -68,6 +85,10 @@ in
       {
         assertion = !cfg.enable || api.address != null;
         message = "services.tidegate.appliance.web has nothing to stand in front of: set services.tidegate.settings.api.address, such as \"127.0.0.1:8443\".";
+      }
+      {
+        assertion = !updates.enable || updates.releaseKeys != [ ];
+        message = "services.tidegate.appliance.updateServer has no key that releases are signed with, so it could offer none. Set updateServer.releaseKeys to what tidegate firmware keygen printed, or updateServer.enable = false.";
       }
       {
         assertion =
@@ -140,9 +161,26 @@ in
     # Replacing the copies must not take nginx down with it.
     systemd.services.nginx.after = [ "tidegate-tls.service" ];
 
-    systemd.tmpfiles.rules = [
-      "d /var/lib/tidegate-releases 0750 ${config.services.tidegate.user} ${config.services.nginx.group} - -"
+    systemd.tmpfiles.rules = lib.mkIf updates.enable (
+      map (folder: "d ${folder} 2750 ${config.services.tidegate.user} ${config.services.nginx.group} - -")
+        [
+          releases
+          socketFolder
+        ]
+    );
+    systemd.services.tidegate.serviceConfig.ReadWritePaths = lib.mkIf updates.enable [
+      releases
+      socketFolder
     ];
+    services.tidegate.settings.updates = lib.mkIf updates.enable {
+      # nginx listens.
+      address = "off";
+      socket = "${socketFolder}/socket";
+      releases_dir = releases;
+      release_keys = updates.releaseKeys;
+      bytes_per_second = updates.bytesPerSecond;
+      connections_per_address = lib.mkDefault 16;
+    };
 
     services.nginx = {
       enable = true;
@@ -157,51 +195,31 @@ in
         fastcgi_temp_path /var/cache/nginx/fastcgi;
         uwsgi_temp_path /var/cache/nginx/uwsgi;
         scgi_temp_path /var/cache/nginx/scgi;
-        limit_conn_zone $binary_remote_addr zone=address:1m;
         log_format journal '$remote_addr "$ssl_client_s_dn" "$request" $status $body_bytes_sent "$http_range"';
         access_log syslog:server=unix:/dev/log,nohostname,tag=nginx journal;
       '';
+      # What `tidegate firmware nginx` prints, from the same text.
+      appendHttpConfig = lib.mkIf updates.enable (
+        lib.replaceStrings
+          [
+            "@listen@"
+            "@socket@"
+            "@releases@"
+            "@pki@"
+            "@connections_per_address@"
+            "@stall_seconds@"
+          ]
+          [
+            "0.0.0.0:${toString updates.port}"
+            gateway.socket
+            gateway.releases_dir
+            tls
+            (toString gateway.connections_per_address)
+            "30"
+          ]
+          (builtins.readFile ../../../src/ota/nginx.conf)
+      );
       virtualHosts = {
-        # Whoever asks for a name we do not have gets no certificate and no answer.
-        tidegate-updates = lib.mkIf updates.enable {
-          default = true;
-          serverName = "_";
-          listen = [
-            {
-              addr = "0.0.0.0";
-              inherit (updates) port;
-              ssl = true;
-            }
-          ];
-          onlySSL = true;
-          sslCertificate = "${tls}/server.crt";
-          sslCertificateKey = "${tls}/server.key";
-          extraConfig = ''
-            ssl_client_certificate ${tls}/clients.pem;
-            ssl_crl ${tls}/crl.pem;
-            ssl_verify_client on;
-            ssl_verify_depth 3;
-            ssl_session_tickets off;
-            limit_conn address 4;
-            client_max_body_size 1k;
-            client_header_timeout 10s;
-            client_body_timeout 10s;
-            send_timeout 30s;
-            keepalive_timeout 30s;
-          '';
-          locations."/".return = "404";
-          locations."/releases/" = {
-            alias = "/var/lib/tidegate-releases/";
-            extraConfig = ''
-              limit_except GET { deny all; }
-              limit_rate ${toString updates.bytesPerSecond};
-              autoindex off;
-              default_type application/octet-stream;
-              add_header Cache-Control "no-cache" always;
-              add_header X-Content-Type-Options nosniff always;
-            '';
-          };
-        };
         ${if cfg.acme.enable then cfg.acme.host else "tidegate-console"} = lib.mkIf cfg.enable (
           {
             locations."/" = {

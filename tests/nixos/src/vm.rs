@@ -86,7 +86,8 @@ pub(crate) fn run(args: &VmArgs) -> Outcome {
     }
 }
 
-/// Has the daemon check a rendered configuration, as it does when the system is built.
+/// Has the daemon check a rendered configuration, as it does when the system is built, and compares what
+/// nginx gets with what the daemon would give it.
 fn accepted(daemon: &Path, configuration: &str) -> Outcome {
     let snapshot = Snapshot::load(&folder(configuration))?;
     let text = snapshot
@@ -99,8 +100,23 @@ fn accepted(daemon: &Path, configuration: &str) -> Outcome {
             .args(["check", "--no-files", "--config"])
             .arg(&file),
     )
-    .map(drop)
-    .map_err(|why| format!("tidegate.toml of {configuration}: {why}"))
+    .map_err(|why| format!("tidegate.toml of {configuration}: {why}"))?;
+    let Some(nginx) = snapshot.content("etc/nginx/nginx.conf") else {
+        return Ok(());
+    };
+    // One text makes both; a snapshot from before it was changed is noticed here.
+    let printed = read(Command::new(daemon).arg("--config").arg(&file).args([
+        "firmware",
+        "nginx",
+        "--pki-dir",
+        "/run/tidegate-tls",
+    ]))?;
+    if nginx.contains(printed.trim()) {
+        return Ok(());
+    }
+    Err(format!(
+        "nginx.conf of {configuration} has not what tidegate firmware nginx prints:\n{printed}"
+    ))
 }
 
 /// The program as given, or this repository's.

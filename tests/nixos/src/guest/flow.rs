@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::story;
+use super::{story, updates};
 use crate::{
     Outcome,
     shell::read,
@@ -41,8 +41,8 @@ const FIRST_BOOT: &[Story] = &[
     ("the firewall holds from every side", story::firewall),
     ("the box keeps time and serves it to devices", story::time),
     (
-        "firmware comes in ranges, to devices alone",
-        story::update_server,
+        "a signed update comes in ranges, to devices alone",
+        updates::offered,
     ),
     ("the journal has fields", story::journal),
     (

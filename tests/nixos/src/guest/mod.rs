@@ -8,6 +8,7 @@ mod device;
 mod flow;
 mod network;
 mod story;
+mod updates;
 
 use clap::Subcommand;
 

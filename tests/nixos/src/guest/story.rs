@@ -15,6 +15,7 @@ use super::{
     around::{DOWN, received},
     device::Device,
     network::{ATTACKER, GATEWAY, OUTSIDE, inside},
+    updates,
 };
 use crate::{
     Outcome,
@@ -37,7 +38,7 @@ const UNITS: &[&str] = &[
     "tidegate.service",
 ];
 
-fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> Outcome<T> {
+pub(super) fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> Outcome<T> {
     let started = Instant::now();
     loop {
         if let Some(found) = found() {
@@ -50,7 +51,7 @@ fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> Outcome<T>
     }
 }
 
-fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Outcome {
+pub(super) fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Outcome {
     if holds { Ok(()) } else { Err(otherwise()) }
 }
 
@@ -67,7 +68,7 @@ fn property(unit: &str, property: &str) -> Outcome<String> {
 }
 
 /// `tidegate` as the box's administrators have it: the wrapper that the rendered units name.
-fn tidegate(arguments: &[&str]) -> Outcome<String> {
+pub(super) fn tidegate(arguments: &[&str]) -> Outcome<String> {
     let wrapper = fs::read_dir("/nix/store")
         .map_err(|error| error.to_string())?
         .flatten()
@@ -83,7 +84,7 @@ fn status() -> Outcome<Value> {
 }
 
 /// The device's bundle, issued when first asked for.
-fn device(id: &str) -> Outcome<Device> {
+pub(super) fn device(id: &str) -> Outcome<Device> {
     let folder = PathBuf::from("/var/lib/tidegate").join(format!("bundle-{id}"));
     if !folder.exists() {
         tidegate(&[
@@ -471,78 +472,6 @@ pub(super) fn time() -> Outcome<String> {
         }))
 }
 
-pub(super) fn update_server() -> Outcome<String> {
-    let device = device("sensor_001")?;
-    let release: Vec<u8> = (0..=255).cycle().take(100_000).collect();
-    fs::write("/var/lib/tidegate-releases/app-1.2.3.bin", &release)
-        .map_err(|error| error.to_string())?;
-    let resolve = format!("gateway.local:8444:{GATEWAY}");
-    let url = "https://gateway.local:8444/releases/app-1.2.3.bin";
-    let (whole, part) = ("/run/testbed-whole", "/run/testbed-part");
-    device.curl(&["--fail", "--resolve", &resolve, "--output", whole, url])?;
-    device.curl(&[
-        "--fail",
-        "--resolve",
-        &resolve,
-        "--range",
-        "1000-1999",
-        "--output",
-        part,
-        url,
-    ])?;
-    ensure(fs::read(whole).is_ok_and(|bytes| bytes == release), || {
-        "the download differs".to_owned()
-    })?;
-    ensure(
-        fs::read(part).is_ok_and(|bytes| Some(bytes.as_slice()) == release.get(1000..2000)),
-        || "the range differs".to_owned(),
-    )?;
-    let code = |arguments: &[&str]| -> Outcome<String> {
-        let mut all = vec![
-            "--resolve",
-            &resolve,
-            "--output",
-            "/dev/null",
-            "--write-out",
-            "%{http_code}",
-        ];
-        all.extend(arguments);
-        device.curl(&all)
-    };
-    for (arguments, should) in [
-        (&["--request", "PUT", "--data", "x", url][..], "403"),
-        (
-            &[
-                "--path-as-is",
-                "https://gateway.local:8444/releases/../tidegate/pki/root.crt",
-            ][..],
-            "404",
-        ),
-        (&["https://gateway.local:8444/releases/"][..], "403"),
-        (&["https://gateway.local:8444/"][..], "404"),
-    ] {
-        let is = code(arguments)?;
-        ensure(is == should, || {
-            format!("{arguments:?}: {is}, not {should}")
-        })?;
-    }
-    let stranger = read(inside("attacker", "curl").args([
-        "--silent",
-        "--insecure",
-        "--resolve",
-        &resolve,
-        "--output",
-        "/dev/null",
-        "--write-out",
-        "%{http_code}",
-        url,
-    ]))?;
-    ensure(stranger == "400", || {
-        format!("without a certificate: {stranger}")
-    })?;
-    Ok(String::new())
-}
-
 pub(super) fn journal() -> Outcome<String> {
     let text = read(Command::new("journalctl").args([
         "--no-pager",
@@ -663,20 +592,7 @@ pub(super) fn revocation() -> Outcome<String> {
         let message = message(2).ok()?;
         (!device.try_publish("device", "device/sensor_002/data", &message)).then_some(())
     })?;
-    let resolve = format!("gateway.local:8444:{GATEWAY}");
-    eventually("the update server to refuse it", || {
-        let code = device.curl(&[
-            "--resolve",
-            &resolve,
-            "--output",
-            "/dev/null",
-            "--write-out",
-            "%{http_code}",
-            "https://gateway.local:8444/releases/app-1.2.3.bin",
-        ]);
-        code.is_ok_and(|code| code == "400").then_some(())
-    })?;
-    Ok(String::new())
+    updates::refused(&device)
 }
 
 pub(super) fn restart() -> Outcome<String> {
