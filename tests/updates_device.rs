@@ -131,6 +131,7 @@ fn release(fleet: &Fleet, product: &str, behaviour: Behaviour, size: usize) -> S
         version: "1.1.0".to_owned(),
         security_version: 0,
         behaviour,
+        only_on: None,
     };
     let signed = Signed {
         product,

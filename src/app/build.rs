@@ -29,7 +29,7 @@ use crate::{
     clock::{self, Clock},
     command::{Commands, Rules},
     config::{self, Config, Sources, Upstream},
-    control::{self, Operations, Socket, answer::Listener},
+    control::{self, Socket, answer::Listener},
     forward::{
         self, ForwardMetrics, Forwarder,
         http::{HttpError, HttpUpstream},
@@ -225,19 +225,10 @@ impl App {
                 api::serve(listener, receiver, router, Bounds::default(), edges.clone()),
             );
         }
-        let operations = Operations {
-            registry: Arc::clone(&gateway.registry),
-            commands: gateway.commands.clone(),
-            keys: Arc::clone(&gateway.keys),
-            store: gateway.store.clone(),
-            clock: Arc::clone(&gateway.clock),
-            live: Arc::clone(gateway) as Arc<dyn control::Live>,
-            desk: Arc::clone(&gateway.desk),
-            state_dir: gateway.state_dir.clone(),
-        };
+        let operations = Arc::new(self.handle().operations());
         edges.spawn(
             "control socket",
-            control::serve(pending.control, Arc::new(operations), edges.clone()),
+            control::serve(pending.control, operations, edges.clone()),
         );
         edges.spawn("audit", pending.recorder.run(edges.stopping()));
         edges.spawn(

@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tidegate_wire::DeviceId;
 use time::OffsetDateTime;
@@ -23,7 +24,7 @@ use crate::{
     command::Commands,
     config::{self, Config, Sources},
     control::{
-        Code, Live, Problem,
+        Caller, Code, Live, Operations, Perform as _, Problem, Request,
         answer::{Listener, Reloaded},
     },
     forward::{ForwardMetrics, Forwarder},
@@ -293,6 +294,34 @@ impl Handle {
 
     pub(super) fn greeting(&self) -> String {
         self.0.greeting()
+    }
+
+    /// What operators can do.
+    pub(super) fn operations(&self) -> Operations {
+        let gateway = &self.0;
+        Operations {
+            registry: Arc::clone(&gateway.registry),
+            commands: gateway.commands.clone(),
+            keys: Arc::clone(&gateway.keys),
+            store: gateway.store.clone(),
+            clock: Arc::clone(&gateway.clock),
+            live: Arc::clone(gateway) as Arc<dyn Live>,
+            desk: Arc::clone(&gateway.desk),
+            state_dir: gateway.state_dir.clone(),
+        }
+    }
+
+    /// Carries out a request as if it came over the control socket, the audit record included.
+    ///
+    /// # Errors
+    /// The gateway's problem with it.
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        request: Request,
+        caller: Caller,
+    ) -> Result<T, Problem> {
+        let answer = self.operations().perform(request, caller).await?;
+        serde_json::from_value(answer).map_err(|error| Problem::of(Code::Internal, &error))
     }
 
     /// Reads the configuration again.

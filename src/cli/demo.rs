@@ -11,8 +11,9 @@
 //! | [`tally`] | what they went through, for the live line |
 //! | [`backend`] | where messages are delivered |
 //! | [`attack`], [`link`] | four attacks with a bare client |
+//! | [`update`] | a release, and what becomes of it |
 //! | [`introduction`] | what is printed first |
-//! | [`story`] | the outage, the attacks, the end |
+//! | [`story`] | the outage, the attacks, the update, the end |
 //! | [`status`] | the live line |
 
 mod attack;
@@ -24,6 +25,7 @@ mod status;
 mod story;
 mod surroundings;
 mod tally;
+mod update;
 
 use std::{
     io,
@@ -33,17 +35,20 @@ use std::{
     time::Duration,
 };
 
+use bytesize::ByteSize;
 use tidegate_host::{bundle::BundleError, fleet::FleetError};
+use tidegate_wire::manifest::PublicKey;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::{backend::Backend, devices::Devices, tally::Tally};
+use self::{backend::Backend, devices::Devices, tally::Tally, update::Update};
 use crate::{
     api::KeyError,
     app::{App, EnrolError, RunError, StartError, Tasks},
     cli::exit::Exit,
     config::{Config, HttpUpstream, Listener, ListenerMode, Upstream},
     control::{Code, Problem},
+    ota::signing::SigningError,
     pki::{self, Endpoint, Host},
     store::StoreError,
 };
@@ -62,6 +67,11 @@ pub struct DemoArgs {
     /// Try a replay, a tampered message, an impersonation and an unknown certificate.
     #[arg(long)]
     pub attack: bool,
+
+    /// Publish a firmware release and move the devices to it; on one of them it crashes, and rolls back.
+    /// Fail if it goes otherwise, or is not through when --for is over: 45s are ample.
+    #[arg(long)]
+    pub update: bool,
 
     /// Devices: dashboards, climate sensors and gates in turn.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -82,6 +92,10 @@ pub struct DemoArgs {
     /// Where the demo's backend listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5000")]
     pub backend: SocketAddr,
+
+    /// Where devices ask for updates with --update, at the address of --mqtt.
+    #[arg(long, value_name = "PORT", default_value_t = 8444, value_parser = clap::value_parser!(u16).range(1..))]
+    pub update_port: u16,
 }
 
 impl DemoArgs {
@@ -92,6 +106,9 @@ impl DemoArgs {
         }
         if let Some(address) = [self.mqtt, self.api].into_iter().find(|a| a.port() == 0) {
             return Err(DemoError::NoPort(address));
+        }
+        if self.update && self.devices < 2 {
+            return Err(DemoError::NobodyLeft);
         }
         match (self.offline, self.lasting) {
             (Some(offline), Some(lasting)) if offline >= lasting => Err(DemoError::NoReturn),
@@ -126,6 +143,12 @@ pub enum DemoError {
     Store(#[from] StoreError),
     #[error("an attack cannot be tried: {0}")]
     Attack(String),
+    #[error("release key: {0}")]
+    Release(#[from] SigningError),
+    #[error("{}", .0.message)]
+    Update(#[from] Problem),
+    #[error("--for was over before the update was: {0}; give it longer, such as --for 45s")]
+    Unfinished(String),
     #[error("{path}: {source}; the demo keeps its state there")]
     State { path: PathBuf, source: io::Error },
     #[error("cannot start: {0}")]
@@ -138,6 +161,8 @@ pub enum DemoError {
     NoPause,
     #[error("{0} has no port; give one that devices and commands can be sent to")]
     NoPort(SocketAddr),
+    #[error("--update needs two devices or more: one of them fails with the release")]
+    NobodyLeft,
     #[error("--offline must be shorter than --for, so that what waited can still be delivered")]
     NoReturn,
 }
@@ -172,6 +197,10 @@ impl DemoError {
             Self::Start(error @ StartError::Front(_)) => {
                 (start(error), "choose another one with --mqtt".to_owned())
             }
+            Self::Start(error @ StartError::UpdateServer { .. }) => (
+                start(error),
+                "choose another one with --update-port".to_owned(),
+            ),
             Self::Start(error @ (StartError::StateDir { .. } | StartError::Open(_))) => (
                 start(error),
                 "give the demo another folder: tidegate --state-dir FOLDER demo".to_owned(),
@@ -184,6 +213,12 @@ impl DemoError {
                     devices::FOLDER
                 ),
             ),
+            Self::Release(_) => (
+                Code::Damaged,
+                "remove release.key and release.key.pub in the state folder: they are made anew then"
+                    .to_owned(),
+            ),
+            Self::Update(problem) => return problem.clone(),
             Self::State { .. } => (
                 Code::Io,
                 "give the demo another folder: tidegate --state-dir FOLDER demo".to_owned(),
@@ -234,12 +269,15 @@ async fn play(
         address: args.backend,
         source,
     })?;
-    let app = App::build(config(args, &backend, state_dir.to_owned())).await?;
+    let key = update::release_key(state_dir)?;
+    let public = key.public()?;
+    let app = App::build(config(args, &backend, &public, state_dir.to_owned())).await?;
     let handle = app.handle();
     let names: Vec<String> = (1..=args.devices).map(devices::name).collect();
     let stolen = args.attack.then(|| devices::STOLEN.to_owned());
     let wanted = names.iter().cloned().chain(stolen);
-    let mut bundles = devices::enrol(args, &handle, state_dir, wanted, interrupted).await?;
+    let mut bundles =
+        devices::enrol(args, &handle, state_dir, &public, wanted, interrupted).await?;
     if interrupted.is_cancelled() {
         return Ok(());
     }
@@ -257,7 +295,9 @@ async fn play(
         });
     let tally = Arc::new(Tally::default());
     introduction::print(args, &handle, &backend, state_dir).await?;
-    let mut devices = Devices::start(bundles, state_dir, args.every, &tally)?;
+    let updating = update::updating(args.update, args.devices);
+    let mut devices = Devices::start(bundles, state_dir, args.every, updating, &tally)?;
+    let update = args.update.then(|| Update::new(key));
 
     let story = story::Story {
         args,
@@ -265,6 +305,7 @@ async fn play(
         backend: &backend,
         names: &names,
         tally: &tally,
+        update: update.as_ref(),
         interrupted,
     };
     let mut gateway = std::pin::pin!(app.run());
@@ -294,7 +335,12 @@ async fn play(
     verdict
 }
 
-fn config(args: &DemoArgs, backend: &Backend, state_dir: PathBuf) -> Config {
+fn config(
+    args: &DemoArgs,
+    backend: &Backend,
+    release_key: &PublicKey,
+    state_dir: PathBuf,
+) -> Config {
     let mut config = Config {
         state_dir,
         ..Config::default()
@@ -306,6 +352,15 @@ fn config(args: &DemoArgs, backend: &Backend, state_dir: PathBuf) -> Config {
     };
     config.listeners.insert("devices".to_owned(), listener);
     config.api.address = Some(args.api);
+    let updates = &mut config.updates;
+    // With the key in any case: what is enrolled now can be updated at a later start.
+    updates.release_keys = vec![release_key.to_string()];
+    updates.address = args
+        .update
+        .then(|| SocketAddr::new(args.mqtt.ip(), args.update_port));
+    updates.bytes_per_second = ByteSize(update::BYTES_PER_SECOND);
+    // All devices are on this machine.
+    updates.connections_per_address = updates.connections;
     config.log.level = "warn".to_owned();
     let upstream = Upstream::Http(HttpUpstream {
         retry_min: Duration::from_millis(200),

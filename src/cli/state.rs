@@ -174,7 +174,7 @@ fn prepare(dir: &Path, only_looks: bool) -> Result<(), Problem> {
     Ok(())
 }
 
-fn caller() -> Caller {
+pub(super) fn caller() -> Caller {
     // Always there on Linux; if not, it is nobody in particular.
     Caller(std::fs::metadata("/proc/self").map_or(u32::MAX, |metadata| metadata.uid()))
 }

@@ -12,7 +12,9 @@
 //! size 65536
 //! ```
 //!
-//! and the rest, up to its size, is filled with bytes that follow from the text.
+//! and the rest, up to its size, is filled with bytes that follow from the text. With a line
+//! `only_on sensor_005` after its behaviour, it behaves so on this device and is healthy on others, as
+//! with a fault that only some hardware meets.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -78,6 +80,8 @@ pub struct Firmware {
     pub security_version: u32,
     /// What it does.
     pub behaviour: Behaviour,
+    /// The device on which it does so, healthy on all others; none: on each.
+    pub only_on: Option<String>,
 }
 
 impl Firmware {
@@ -88,6 +92,16 @@ impl Firmware {
             version: env!("CARGO_PKG_VERSION").into(),
             security_version: 0,
             behaviour: Behaviour::Healthy,
+            only_on: None,
+        }
+    }
+
+    /// What it does on this device.
+    #[must_use]
+    pub fn behaviour_on(&self, device: &str) -> Behaviour {
+        match &self.only_on {
+            Some(only) if only != device => Behaviour::Healthy,
+            _ => self.behaviour,
         }
     }
 
@@ -98,10 +112,14 @@ impl Firmware {
         // Writing to a string does not fail.
         let _ = write!(
             text,
-            "security_version {}\nbehaviour {}\nsize {size}\n\n",
+            "security_version {}\nbehaviour {}\n",
             self.security_version,
             self.behaviour.as_str()
         );
+        if let Some(device) = &self.only_on {
+            let _ = writeln!(text, "only_on {device}");
+        }
+        let _ = write!(text, "size {size}\n\n");
         let mut image = text.into_bytes();
         // xorshift, seeded by the text: no two images are alike, and none has long runs.
         let mut word = image.iter().fold(0x9e37_79b9_7f4a_7c15_u64, |word, byte| {
@@ -133,10 +151,12 @@ impl Firmware {
         let (behaviour, _) = Behaviour::ALL
             .into_iter()
             .find(|(_, name)| *name == behaviour)?;
+        let only_on = lines.next().and_then(|line| line.strip_prefix("only_on "));
         Some(Self {
             version,
             security_version,
             behaviour,
+            only_on: only_on.map(str::to_owned),
         })
     }
 }
@@ -168,14 +188,23 @@ mod tests {
     #[test]
     fn an_image_is_what_it_says() {
         for (behaviour, _) in Behaviour::ALL {
-            let firmware = Firmware {
-                version: "1.2.0-rc.1".into(),
-                security_version: 3,
-                behaviour,
-            };
-            let image = firmware.image(5000);
-            assert_eq!(image.len(), 5000);
-            assert_eq!(Firmware::read(&image), Some(firmware));
+            for only_on in [None, Some("sensor_005".to_owned())] {
+                let firmware = Firmware {
+                    version: "1.2.0-rc.1".into(),
+                    security_version: 3,
+                    behaviour,
+                    only_on,
+                };
+                let image = firmware.image(5000);
+                assert_eq!(image.len(), 5000);
+                assert_eq!(firmware.behaviour_on("sensor_005"), behaviour);
+                let elsewhere = match firmware.only_on {
+                    Some(_) => Behaviour::Healthy,
+                    None => behaviour,
+                };
+                assert_eq!(firmware.behaviour_on("sensor_004"), elsewhere);
+                assert_eq!(Firmware::read(&image), Some(firmware));
+            }
         }
         assert_eq!(Firmware::read(&[0xff; 400]), None);
         assert_eq!(Firmware::read(b""), None);

@@ -12,7 +12,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use crate::board::Stop;
 use crate::pins::World;
-use crate::simulate::{Simulation, SimulationError, simulate};
+use crate::simulate::{Simulation, SimulationError, Updating, simulate_updating};
 
 /// Devices that start at the same time. They share a thread: if all of them did, each handshake would
 /// take nearly as long as all of them together.
@@ -41,15 +41,16 @@ pub enum FleetError {
     Panicked(#[source] tokio::task::JoinError),
 }
 
-/// Runs devices on this thread, a few of them starting at a time, until `stopping` resolves and each of them has said goodbye, or until
-/// one fails. Beside each runs what `around` makes of its world: it moves what the device senses and
-/// watches what it drives.
+/// Runs devices on this thread, a few of them starting at a time, until `stopping` resolves and each
+/// of them has said goodbye, or until one fails. All are updated as `updating` says. Beside each runs
+/// what `around` makes of its world: it moves what the device senses and watches what it drives.
 ///
 /// # Errors
 ///
 /// [`FleetError`]
 pub fn run<F: Future<Output = ()> + 'static>(
     simulations: Vec<Simulation>,
+    updating: Updating,
     stopping: impl Future<Output = ()>,
     around: impl Fn(&Simulation, Rc<World>) -> F,
 ) -> Result<(), FleetError> {
@@ -65,7 +66,8 @@ pub fn run<F: Future<Output = ()> + 'static>(
             let world = World::new();
             let surroundings = around(&simulation, world.clone());
             let turn = starting.clone();
-            running.spawn_local(one(simulation, world, surroundings, stop.clone(), turn));
+            let device = one(simulation, updating, world, surroundings, stop.clone(), turn);
+            running.spawn_local(device);
         }
         tokio::select! {
             () = stopping => stop.ask(),
@@ -86,6 +88,7 @@ async fn all(running: &mut JoinSet<Result<(), FleetError>>) -> Result<(), FleetE
 
 async fn one(
     mut simulation: Simulation,
+    updating: Updating,
     world: Rc<World>,
     surroundings: impl Future<Output = ()>,
     stop: Rc<Stop>,
@@ -102,7 +105,7 @@ async fn one(
             telling.notify_one();
         }
     });
-    let mut device = pin!(simulate(&simulation, world, stop));
+    let mut device = pin!(simulate_updating(&simulation, &updating, world, stop));
     let beside = async {
         let started = async {
             // Connected or not: the next one may start.

@@ -299,6 +299,7 @@ fn write_firmware(arguments: FirmwareImage) -> Result<(), Failure> {
             version: version.unwrap_or_default(),
             security_version: arguments.security_version,
             behaviour: arguments.behaviour,
+            only_on: None,
         }
         .image(arguments.size),
     };

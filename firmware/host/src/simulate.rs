@@ -155,7 +155,7 @@ pub async fn simulate_updating(
     let mut buffers = Box::new([Buffers::new(), Buffers::new()]);
     loop {
         let (slots, firmware) = open_slots(simulation, updating).await?;
-        let behaviour = firmware.behaviour;
+        let behaviour = firmware.behaviour_on(&simulation.bundle.device_id);
         let failed = Rc::new(tokio::sync::Notify::new());
         if behaviour == Behaviour::CrashesAtStart {
             failed.notify_one();
@@ -274,9 +274,14 @@ async fn open(simulation: &Simulation) -> Result<[Flash; 3], SimulationError> {
             expected: bundle.device_id.clone(),
         });
     }
-    if (set.gateway.host.as_str(), set.gateway.port) != (bundle.host.as_str(), bundle.port) {
+    let update_port = bundle.update_port.unwrap_or(set.gateway.update_port);
+    let found = &set.gateway;
+    if (found.host.as_str(), found.port, found.update_port)
+        != (bundle.host.as_str(), bundle.port, update_port)
+    {
         set.gateway.host.clone_from(&bundle.host);
         set.gateway.port = bundle.port;
+        set.gateway.update_port = update_port;
         credentials.load(&image(&set, CREDENTIALS * 4096)?)?;
     }
     Ok([

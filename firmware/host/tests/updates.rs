@@ -200,6 +200,7 @@ fn firmware(version: &str, behaviour: Behaviour) -> Firmware {
         version: version.into(),
         security_version: 0,
         behaviour,
+        only_on: None,
     }
 }
 

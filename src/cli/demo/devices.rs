@@ -5,7 +5,8 @@
 
 use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
-use tidegate_host::{Bundle, Kind, Simulation, fleet, fleet::FleetError};
+use tidegate_host::{Bundle, Kind, Simulation, Updating, fleet, fleet::FleetError};
+use tidegate_wire::manifest::PublicKey;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -38,8 +39,17 @@ pub(super) fn name(number: u16) -> String {
     format!("sensor_{number:03}")
 }
 
-/// Bundles for `names` in the state folder, kept between starts; those that are not there or are not
-/// known any more are issued anew. Fewer of them when `interrupted`.
+/// What its firmware calls itself: what releases are made for.
+pub(super) const fn product(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Dashboard => "dashboard",
+        Kind::Climate => "climate",
+        Kind::Gates => "gates",
+    }
+}
+
+/// Bundles for `names` in the state folder, kept between starts; those that are not there, are not
+/// known any more, or could not be updated although that is wanted, are issued anew. Fewer of them when `interrupted`.
 ///
 /// # Errors
 /// When one cannot be issued or read.
@@ -47,10 +57,12 @@ pub(super) async fn enrol(
     args: &DemoArgs,
     handle: &Handle,
     state_dir: &Path,
+    release_key: &PublicKey,
     names: impl Iterator<Item = String>,
     interrupted: &CancellationToken,
 ) -> Result<Vec<Bundle>, DemoError> {
     let gateway = endpoint(args.mqtt);
+    let updatable = |bundle: &Bundle| !args.update || bundle.release_keys.contains(release_key);
     let mut bundles = Vec::new();
     for name in names {
         if interrupted.is_cancelled() {
@@ -58,7 +70,7 @@ pub(super) async fn enrol(
         }
         let folder = state_dir.join(FOLDER).join(&name);
         let mut bundle = match Bundle::read(&folder) {
-            Ok(bundle) if handle.knows(&name) => bundle,
+            Ok(bundle) if handle.knows(&name) && updatable(&bundle) => bundle,
             _ => {
                 // What an earlier device of this name had in its flash is not this one's.
                 let flash = folder.join(FLASH);
@@ -73,6 +85,7 @@ pub(super) async fn enrol(
         // It may have been issued for a demo with other ports.
         bundle.host = gateway.host.to_string();
         bundle.port = gateway.port;
+        bundle.update_port = Some(args.update_port);
         bundles.push(bundle);
     }
     Ok(bundles)
@@ -101,6 +114,7 @@ impl Devices {
         bundles: Vec<Bundle>,
         state_dir: &Path,
         every: Duration,
+        updating: Updating,
         tally: &Arc<Tally>,
     ) -> io::Result<Self> {
         let simulations = (1..)
@@ -114,7 +128,8 @@ impl Devices {
             let around = |device: &Simulation, world| {
                 surroundings::live(device.bundle.device_id.clone(), world)
             };
-            if let Err(error) = fleet::run(simulations, stopping.cancelled_owned(), around) {
+            let ended = fleet::run(simulations, updating, stopping.cancelled_owned(), around);
+            if let Err(error) = ended {
                 // Nobody listens any more once the demo ends.
                 let _ = failing.try_send(error);
             }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write as _},
+    net::SocketAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
@@ -41,6 +42,12 @@ pub(super) async fn print(
 fn text(args: &DemoArgs, backend: &str, state_dir: &Path) -> String {
     let (mqtt, api) = (reachable(args.mqtt), reachable(args.api));
     let state = state_dir.display();
+    let updates = if args.update {
+        let server = SocketAddr::new(mqtt.ip(), args.update_port);
+        format!("https://{server}  (mutual TLS)")
+    } else {
+        "none; --update shows them".to_owned()
+    };
     let devices = match args.devices {
         1 => "1 device".to_owned(),
         count => format!("{count} devices"),
@@ -54,16 +61,19 @@ fn text(args: &DemoArgs, backend: &str, state_dir: &Path) -> String {
         format!("  devices   mqtts://{mqtt}  (mutual TLS)"),
         format!("  commands  https://{api}/command/{{device}}"),
         format!("  backend   {backend}"),
+        format!("  updates   {updates}"),
         format!("  state     {state}"),
         String::new(),
     ];
     for number in 1..=args.devices.min(LISTED) {
-        let (kind, has) = match devices::kind(number) {
-            Kind::Dashboard => ("dashboard", "potentiometer, switch, LED"),
-            Kind::Climate => ("climate", "temperature, humidity"),
-            Kind::Gates => ("gates", "two relays"),
+        let kind = devices::kind(number);
+        let has = match kind {
+            Kind::Dashboard => "potentiometer, switch, LED",
+            Kind::Climate => "temperature, humidity",
+            Kind::Gates => "two relays",
         };
-        lines.push(format!("  {}  {kind:<9}  {has}", devices::name(number)));
+        let (name, product) = (devices::name(number), devices::product(kind));
+        lines.push(format!("  {name}  {product:<9}  {has}"));
     }
     if args.devices > LISTED {
         let more = args.devices - LISTED;

@@ -8,7 +8,7 @@ use std::{
 use terminal_size::{Width, terminal_size_of};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::tally::Tally;
+use super::{tally::Tally, update::Update};
 use crate::app::Handle;
 
 /// How often the line is drawn on a terminal, and printed elsewhere.
@@ -25,7 +25,12 @@ pub(super) fn note(text: &str) {
 }
 
 /// Draws the live line for ever; `names` are the devices'.
-pub(super) async fn lines(handle: &Handle, names: &[String], tally: &Tally) {
+pub(super) async fn lines(
+    handle: &Handle,
+    names: &[String],
+    tally: &Tally,
+    update: Option<&Update>,
+) {
     let terminal = io::stdout().is_terminal();
     let period = if terminal { ON_TERMINAL } else { ELSEWHERE };
     let mut ticks = interval(period);
@@ -42,7 +47,7 @@ pub(super) async fn lines(handle: &Handle, names: &[String], tally: &Tally) {
         });
         let connected = names.iter().filter(|name| handle.connected(name)).count();
         // Beside each how much it is missed where there is no room for all.
-        let fields = [
+        let mut fields = vec![
             (2, format!("devices {connected}")),
             (6, format!("accepted {}", ledger.accepted)),
             (6, format!("delivered {}", ledger.delivered)),
@@ -52,6 +57,9 @@ pub(super) async fn lines(handle: &Handle, names: &[String], tally: &Tally) {
             (4, format!("rate {rate:.0}/s")),
             (3, format!("p99 {p99}")),
         ];
+        if let Some(update) = update {
+            fields.insert(1, (6, format!("updated {}", update.confirmed())));
+        }
         if terminal {
             let mut out = io::stdout().lock();
             let columns = terminal_size_of(&out).map_or(80, |(Width(columns), _)| columns);

@@ -6,7 +6,9 @@ use tidegate_host::Bundle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{DemoArgs, DemoError, attack, backend::Backend, reachable, status, tally::Tally};
+use super::{
+    DemoArgs, DemoError, attack, backend::Backend, reachable, status, tally::Tally, update::Update,
+};
 use crate::{
     app::Handle,
     store::{LedgerCheck, StoreError},
@@ -36,15 +38,16 @@ pub(super) struct Story<'a> {
     /// The devices'.
     pub(super) names: &'a [String],
     pub(super) tally: &'a Tally,
+    pub(super) update: Option<&'a Update>,
     /// Ctrl-C: it ends early.
     pub(super) interrupted: &'a CancellationToken,
 }
 
 impl Story<'_> {
-    /// The outage, the attacks, the live line, until the end.
+    /// The outage, the attacks, the update, the live line, until the end.
     ///
     /// # Errors
-    /// When an attack succeeded, or could not be tried.
+    /// When an attack succeeded, or could not be tried; when the update did not go as it should.
     pub(super) async fn tell(&self, attack: Option<Attack>) -> Result<(), DemoError> {
         let started = Instant::now();
         let length = self.args.lasting;
@@ -54,11 +57,14 @@ impl Story<'_> {
             let lead = length.map_or(LEAD, |all| all.saturating_sub(offline) / 2);
             (started + lead, started + lead + offline)
         });
-        let events = async {
+        let attacks = async {
             if let Some(attack) = attack {
                 sleep_until(started + Duration::from_secs(2)).await;
                 attack.make().await?;
             }
+            Ok(())
+        };
+        let absence = async {
             if let Some((from, to)) = outage {
                 sleep_until(from).await;
                 self.backend.set_up(false);
@@ -67,6 +73,16 @@ impl Story<'_> {
                 self.backend.set_up(true);
                 status::note("the backend is back");
             }
+            Ok(())
+        };
+        let update = async {
+            match self.update {
+                Some(update) => update.run(self.handle, self.names, end).await,
+                None => Ok(()),
+            }
+        };
+        let events = async {
+            tokio::try_join!(attacks, absence, update)?;
             match end {
                 Some(end) => sleep_until(end).await,
                 None => std::future::pending().await,
@@ -74,9 +90,16 @@ impl Story<'_> {
             Ok(())
         };
         tokio::select! {
-            () = status::lines(self.handle, self.names, self.tally) => Ok(()),
+            () = status::lines(self.handle, self.names, self.tally, self.update) => Ok(()),
             told = events => told,
-            () = self.interrupted.cancelled() => Ok(()),
+            () = self.interrupted.cancelled() => {
+                if let Some(version) = self.update.and_then(Update::under_way) {
+                    status::note(&format!(
+                        "update: {version} is left as it is; the next start with --update releases another version"
+                    ));
+                }
+                Ok(())
+            }
         }
     }
 
