@@ -1,7 +1,7 @@
 //! What a newcomer reads first: where everything is and how to join in.
 
 use std::{
-    fs,
+    env, fs,
     io::{self, Write as _},
     net::SocketAddr,
     os::unix::fs::OpenOptionsExt as _,
@@ -48,6 +48,11 @@ fn text(args: &DemoArgs, backend: &str, state_dir: &Path) -> String {
     } else {
         "none; --update shows them".to_owned()
     };
+    let and_releases = if args.update {
+        ", see the releases"
+    } else {
+        ""
+    };
     let devices = match args.devices {
         1 => "1 device".to_owned(),
         count => format!("{count} devices"),
@@ -81,7 +86,7 @@ fn text(args: &DemoArgs, backend: &str, state_dir: &Path) -> String {
     }
     lines.extend([
         String::new(),
-        "Watch their messages from another terminal, set an LED, open a gate:".to_owned(),
+        format!("Watch their messages from another terminal, set an LED, open a gate{and_releases}:"),
         String::new(),
         format!("  cd {}", quoted(&state.to_string())),
         format!(
@@ -107,6 +112,11 @@ fn text(args: &DemoArgs, backend: &str, state_dir: &Path) -> String {
             }
             Kind::Climate => {}
         }
+    }
+    if args.update {
+        let program = env::current_exe().unwrap_or_else(|_| "tidegate".into());
+        let program = quoted(&program.display().to_string());
+        lines.push(format!("  {program} --state-dir . firmware list"));
     }
     lines.extend([
         String::new(),

@@ -217,7 +217,8 @@ impl Update {
                 failure_percent: None,
                 failures_least: None,
                 again: false,
-                now: true,
+                // Once, when all can be had: every device is part of every rollout.
+                now: releases.last() == Some(release),
             };
             let _: Rolled = ask(handle, request).await?;
         }

@@ -153,7 +153,7 @@ pub(crate) const STEPS: &[Step] = &[
     },
     Step {
         name: "demo",
-        what: "the README's first command, with an outage and attacks, ends with a balanced ledger",
+        what: "the README's first command, with an outage, attacks and an update, ends as it should",
         run: || {
             sh(
                 "cargo",
@@ -163,10 +163,11 @@ pub(crate) const STEPS: &[Step] = &[
                     "--",
                     "demo",
                     "--for",
-                    "30s",
+                    "40s",
                     "--offline",
                     "8s",
                     "--attack",
+                    "--update",
                 ],
             )
         },
