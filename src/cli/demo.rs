@@ -69,7 +69,7 @@ pub struct DemoArgs {
     pub attack: bool,
 
     /// Publish a firmware release and move the devices to it; on one of them it crashes, and rolls back.
-    /// Fail if it goes otherwise, or is not through when --for is over: 45s are ample.
+    /// Fail if it goes otherwise, or is not through when --for is over: 45s are ample for five.
     #[arg(long)]
     pub update: bool,
 

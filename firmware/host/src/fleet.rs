@@ -66,7 +66,14 @@ pub fn run<F: Future<Output = ()> + 'static>(
             let world = World::new();
             let surroundings = around(&simulation, world.clone());
             let turn = starting.clone();
-            let device = one(simulation, updating, world, surroundings, stop.clone(), turn);
+            let device = one(
+                simulation,
+                updating,
+                world,
+                surroundings,
+                stop.clone(),
+                turn,
+            );
             running.spawn_local(device);
         }
         tokio::select! {

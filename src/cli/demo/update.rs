@@ -66,8 +66,8 @@ pub(super) fn updating(update: bool, devices: u16) -> Updating {
         Timing {
             first: Duration::from_secs(5) + Duration::from_millis(20) * devices.into(),
             interval: Duration::from_secs(15) + Duration::from_millis(40) * devices.into(),
-            // One that crashes is back at once; one that is slow has time.
-            trial: Duration::from_secs(60),
+            // One that crashes is back at once; those that wait for each other's handshakes have time.
+            trial: Duration::from_secs(60) + Duration::from_millis(250) * devices.into(),
         }
     } else {
         // Nobody serves updates: not within ten years.
@@ -137,7 +137,8 @@ impl Update {
     /// Releases something to all devices once they are connected, and waits for what becomes of it.
     ///
     /// # Errors
-    /// [`DemoError::Failed`] when it is not through at `end`, or something else came of it than should.
+    /// [`DemoError::Unfinished`] when it is not through at `end`, [`DemoError::Failed`] when something
+    /// else came of it than should.
     pub(super) async fn run(
         &self,
         handle: &Handle,
