@@ -5,3 +5,4 @@ mod durability;
 mod ledger;
 mod reading;
 mod running;
+mod updates;

@@ -1,6 +1,8 @@
 //! Rows of the tables `release`, `rollout`, `firmware` and `update_state`. What they mean is decided in
 //! [`crate::ota`]; what devices report is recorded here, in the transaction that accepts the message.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tidegate_wire::{DeviceId, Payload, manifest::Version};
 
@@ -269,6 +271,19 @@ pub fn firmware(conn: &Connection, device: DeviceKey) -> rusqlite::Result<Option
         })
     })
     .optional()
+}
+
+/// Devices that said they are another product, or have another chip, than the release of this name is for.
+///
+/// # Errors
+/// See [`releases`].
+pub fn strangers(conn: &Connection, release: &str) -> rusqlite::Result<HashSet<DeviceKey>> {
+    conn.prepare_cached(
+        "SELECT device FROM firmware \
+         WHERE substr(?1, 1, length(product) + length(chip) + 2) <> product || '/' || chip || '/'",
+    )?
+    .query_map([release], |row| row.get(0).map(DeviceKey))?
+    .collect()
 }
 
 /// Notes what a device runs.

@@ -101,7 +101,7 @@ impl Operations {
                 let now = self.clock.unchecked_now();
                 let rollout = desk.step(&release, step, &by, now).await?;
                 let told = match tell && !rollout.paused {
-                    true => self.tell(&rollout, &release, &by).await,
+                    true => self.tell(&rollout, &release, &by).await?,
                     false => 0,
                 };
                 let rolled = self.rolled(&rollout, &release);
@@ -173,12 +173,24 @@ impl Operations {
         }))
     }
 
-    /// Tells the devices of a rollout that are connected to look now; how many were.
-    async fn tell(&self, rollout: &ota::Rollout, release: &str, by: &str) -> usize {
+    /// Tells the devices of a rollout that are connected to look now; how many were. Those that are known
+    /// to be another product are left alone.
+    async fn tell(
+        &self,
+        rollout: &ota::Rollout,
+        release: &str,
+        by: &str,
+    ) -> Result<usize, Problem> {
+        let name = release.to_owned();
+        let strangers = self
+            .store
+            .read(move |conn| updates::strangers(conn, &name))
+            .await?;
         let mut told = 0;
         for device in self.registry.all() {
             let takes_commands = device.enabled && device.signing != Signing::None;
             if !takes_commands
+                || strangers.contains(&device.key)
                 || !self.live.connected(&device.id)
                 || !rollout.includes(&device, release)
             {
@@ -194,7 +206,7 @@ impl Operations {
             let now = self.clock.unchecked_now();
             told += usize::from(self.commands.queue(&device, order, now).await.is_ok());
         }
-        told
+        Ok(told)
     }
 
     fn progress(&self, row: ProgressRow, release: &str) -> DeviceProgress {
