@@ -387,6 +387,7 @@ async fn open(
         store_metrics,
         front_metrics,
         broker_metrics,
+        update_metrics: Arc::default(),
     });
     let pending = Pending {
         front: bound,

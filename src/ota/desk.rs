@@ -270,20 +270,16 @@ impl Desk {
     /// # Errors
     /// [`UpdateError::Store`].
     pub async fn list(&self) -> Result<Vec<Overview>, UpdateError> {
-        let read = self.store.read(|conn| {
-            updates::releases(conn)?
-                .into_iter()
-                .rev()
-                .map(|release| {
-                    Ok(Overview {
-                        rollout: updates::rollout(conn, release.key)?,
-                        counts: updates::counts(conn, release.key)?,
-                        release,
-                    })
-                })
-                .collect()
-        });
-        Ok(read.await?)
+        Ok(self.store.read(overviews).await?)
+    }
+
+    /// [`Desk::list`], and what the images take on disk in bytes, on a thread where blocking is allowed.
+    ///
+    /// # Errors
+    /// [`UpdateError::Store`]; the folder cannot be read.
+    pub fn survey_blocking(&self) -> Result<(Vec<Overview>, u64), UpdateError> {
+        let overviews = self.store.read_blocking(overviews)?;
+        Ok((overviews, self.shelf.look()?.bytes()))
     }
 
     /// The release called `name`.
@@ -315,11 +311,7 @@ impl Desk {
     ) -> Result<(Overview, Vec<updates::ProgressRow>), UpdateError> {
         let release = self.find(name).await?;
         let read = self.store.read(move |conn| {
-            let overview = Overview {
-                rollout: updates::rollout(conn, release.key)?,
-                counts: updates::counts(conn, release.key)?,
-                release,
-            };
+            let overview = overview(conn, release)?;
             let progress = updates::progress_of_release(conn, overview.release.key)?;
             Ok((overview, progress))
         });
@@ -489,6 +481,22 @@ impl Desk {
         })
         .await
     }
+}
+
+fn overviews(conn: &rusqlite::Connection) -> rusqlite::Result<Vec<Overview>> {
+    updates::releases(conn)?
+        .into_iter()
+        .rev()
+        .map(|release| overview(conn, release))
+        .collect()
+}
+
+fn overview(conn: &rusqlite::Connection, release: ReleaseRow) -> rusqlite::Result<Overview> {
+    Ok(Overview {
+        rollout: updates::rollout(conn, release.key)?,
+        counts: updates::counts(conn, release.key)?,
+        release,
+    })
 }
 
 fn merge(names: &mut Vec<String>, more: Vec<String>) {
