@@ -471,6 +471,64 @@ fn a_backup_taken_while_running_starts_a_second_gateway_with_the_same_devices_an
 }
 
 #[test]
+fn the_daemon_and_every_subcommand_have_certificates_in_one_folder() {
+    // By the file.
+    let setup = Setup::new().pki_dir("authority").device("sensor_001");
+    let gateway = setup.start();
+    let authority = gateway.setup.path("authority");
+    assert!(authority.join("root.crt").exists(), "made by the daemon");
+    let bundle = gateway.bundle("sensor_001");
+    Client::connect(&gateway, &bundle, &Hello::default()).disconnect();
+    let listed = gateway.json(&["pki", "list"]).to_string();
+    assert!(listed.contains("sensor_001"), "{listed}");
+    gateway.run(&["pki", "revoke", "sensor_001"]);
+    eventually("the revoked device to be refused", SOON, || {
+        Client::try_connect(gateway.mqtt(), &tls_config(&bundle), &Hello::default()).err()
+    });
+    let copy = gateway.setup.path("backup.tar");
+    gateway.run(&["backup", copy.to_str().unwrap()]);
+    assert!(!gateway.setup.state_dir().join("pki").exists());
+
+    // A restore puts it where this configuration has it.
+    let second = Setup::new().pki_dir("elsewhere");
+    let restored = second.tidegate(&["restore", copy.to_str().unwrap()]);
+    assert!(restored.status.success(), "{restored:?}");
+    for name in ["root.crt", "revoked.json"] {
+        let of = |folder: std::path::PathBuf| fs::read(folder.join(name)).unwrap();
+        assert_eq!(
+            of(second.path("elsewhere")),
+            of(authority.clone()),
+            "{name}"
+        );
+    }
+
+    // By the environment, and by --set, which goes before both.
+    let third = Setup::new().pki_dir("file");
+    let named = |name: &str| third.path(name).to_str().unwrap().to_owned();
+    let set = format!("pki.dir={}", named("set"));
+    let made = |name: &str| third.path(name).join("root.crt").exists();
+    let status = third
+        .command(&["pki", "init"])
+        .env("TIDEGATE_PKI__DIR", named("environment"))
+        .stdout(Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+    assert_eq!((made("file"), made("environment")), (false, true));
+    let status = third
+        .command(&["--set", &set, "pki", "init"])
+        .env("TIDEGATE_PKI__DIR", named("environment"))
+        .stdout(Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+    assert!(made("set"));
+
+    // By default below the state folder.
+    let fourth = Setup::new();
+    assert!(fourth.tidegate(&["pki", "init"]).status.success());
+    assert!(fourth.state_dir().join("pki/root.crt").exists());
+}
+
+#[test]
 fn sigterm_finishes_what_was_begun() {
     let backend = Backend::start();
     let mut gateway = Setup::new()

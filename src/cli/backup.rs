@@ -17,6 +17,7 @@ use crate::{
     clock::system_now,
     config::Config,
     control::{Code, Problem},
+    pki::PkiDir,
     store::{
         DATABASE,
         backup::{BackupError, backup},
@@ -171,13 +172,9 @@ fn archive(config: &Config, copy: &Path, out: File) -> io::Result<bool> {
     if master_key {
         tar.append_path_with_name(&master, MASTER_KEY)?;
     }
-    let pki = config
-        .pki
-        .dir
-        .clone()
-        .unwrap_or_else(|| config.state_dir.join(PKI));
-    if pki.is_dir() {
-        tar.append_dir_all(PKI, &pki)?;
+    let pki = PkiDir::of(config);
+    if pki.path().is_dir() {
+        tar.append_dir_all(PKI, pki.path())?;
     }
     let mut out = tar.into_inner()?;
     out.flush()?;

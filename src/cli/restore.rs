@@ -18,6 +18,7 @@ use crate::{
     clock,
     config::Config,
     control::{Code, Problem},
+    pki::PkiDir,
     store::{DATABASE, backup::restore},
 };
 
@@ -67,11 +68,7 @@ impl Drop for Unpacked {
 
 fn put_back(config: &Config, file: &Path) -> Result<Done, Problem> {
     let state_dir = &config.state_dir;
-    let pki = config
-        .pki
-        .dir
-        .clone()
-        .unwrap_or_else(|| state_dir.join(PKI));
+    let pki = PkiDir::of(config).path().to_owned();
     let (database, master) = (state_dir.join(DATABASE), state_dir.join(MASTER_KEY));
     for path in [&database, &master, &pki] {
         if path.exists() {
