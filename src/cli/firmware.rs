@@ -125,6 +125,9 @@ pub(super) fn run(context: &Context, command: FirmwareCommand) -> Ended {
             let release = publish(&mut open()?, &image, manifest)?;
             output.answer(&release, |release| {
                 let name = &release.release;
+                if release.rollout.is_some() {
+                    return format!("Release {name} has its image again; it is rolled out as it was.");
+                }
                 format!("Release {name} is published; nobody is offered it yet.\nNext: tidegate firmware rollout {name} --percent 10")
             })?;
         }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tidegate_wire::manifest::{Manifest, PublicKey, Refusal, Signed};
 
-use super::{Fault, Progress, Rollout, Shelf, Standing, UpdateError, shelf::hex};
+use super::{Progress, Rollout, Shelf, Standing, UpdateError, shelf::hex};
 use crate::{
     clock::UnixMillis,
     registry::Registry,
@@ -13,6 +13,9 @@ use crate::{
         updates::{self, ReleaseRow},
     },
 };
+
+/// Key of a release that is not in the database yet.
+const NEW: i64 = 0;
 
 /// One step of a rollout: who is to have the release in addition to those who are. Unset: as it is.
 #[derive(Clone, Debug, Default)]
@@ -110,7 +113,8 @@ impl Desk {
     }
 
     /// Begins to publish: everything that can be judged by the manifest alone is, and room is made.
-    /// The release's name and the image's length.
+    /// The release's name and the image's length. A release that is published already and whose image is
+    /// lost or damaged, as after a restore without images, can be published again with the same manifest.
     ///
     /// # Errors
     /// [`UpdateError`]: the manifest is refused, the release or a newer one is there, no room.
@@ -121,6 +125,11 @@ impl Desk {
     ) -> Result<(String, u64), UpdateError> {
         let row = self.judge(&manifest, now).await?;
         let (sha256, size) = (row.sha256.clone(), u64::from(row.size));
+        if row.key != NEW {
+            let image = sha256.clone();
+            let fault = self.on_disk(move |shelf| shelf.check(&image, size)).await?;
+            fault.ok_or_else(|| UpdateError::Exists(row.name()))?;
+        }
         let asked = sha256.clone();
         let mut excess = self
             .on_disk(move |shelf| shelf.excess(&asked, size))
@@ -163,17 +172,19 @@ impl Desk {
                 return Err(error);
             }
         };
-        by.clone_into(&mut row.published_by);
-        let inserted = row.clone();
-        row.key = self
-            .store
-            .write(move |conn| updates::insert(conn, &inserted))
-            .await?;
+        if row.key == NEW {
+            by.clone_into(&mut row.published_by);
+            let inserted = row.clone();
+            row.key = self
+                .store
+                .write(move |conn| updates::insert(conn, &inserted))
+                .await?;
+        }
         self.retire(self.keep, &row.name()).await?;
         Ok(row)
     }
 
-    /// The release that a manifest would be.
+    /// The release that a manifest would be, or that it is.
     async fn judge(&self, text: &[u8], now: UnixMillis) -> Result<ReleaseRow, UpdateError> {
         if self.keys.is_empty() {
             return Err(UpdateError::NoKeys);
@@ -186,8 +197,12 @@ impl Desk {
         let row = row(&manifest, text, now);
         let (all, name) = (self.releases().await?, row.name());
         let same = |other: &&ReleaseRow| other.product == row.product && other.chip == row.chip;
-        if all.iter().any(|other| other.name() == name) {
-            return Err(UpdateError::Exists(name));
+        if let Some(there) = all.iter().find(|other| other.name() == name) {
+            let same = there.standing == Standing::Published && there.manifest == text;
+            return match same {
+                true => Ok(there.clone()),
+                false => Err(UpdateError::Exists(name)),
+            };
         }
         let newest = all.iter().filter(same).max_by_key(|other| other.sequence);
         if let Some(newest) = newest.filter(|newest| newest.sequence >= row.sequence) {
@@ -461,9 +476,7 @@ impl Desk {
                 let fault = shelf.check(&release.sha256, release.size.into())?;
                 let wrong = match (signed, fault) {
                     (Err(refusal), _) => Some(format!("{}: {refusal}", refusal.code())),
-                    (_, Some(Fault::Missing)) => Some("the image is missing".to_owned()),
-                    (_, Some(Fault::Size)) => Some("the image has another length".to_owned()),
-                    (_, Some(Fault::Digest)) => Some("the image was changed".to_owned()),
+                    (_, Some(fault)) => Some(fault.as_str().to_owned()),
                     (Ok(()), None) if release.expires <= now.seconds() => {
                         Some(format!("expired: {}", Refusal::Expired))
                     }
@@ -509,7 +522,7 @@ fn merge(names: &mut Vec<String>, more: Vec<String>) {
 
 fn row(manifest: &Manifest<'_>, text: &[u8], now: UnixMillis) -> ReleaseRow {
     ReleaseRow {
-        key: 0,
+        key: NEW,
         product: manifest.product.to_owned(),
         chip: manifest.chip.to_owned(),
         version: manifest.version.to_string(),

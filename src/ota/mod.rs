@@ -29,5 +29,6 @@ pub use error::UpdateError;
 pub use http::{Asked, Site, router};
 pub use metrics::{Refusals, UpdateMetrics, Why};
 pub use offer::{Asking, offer};
+pub(crate) use shelf::is_digest;
 pub use shelf::{Fault, Shelf, Shelved};
 pub use trust::Trust;
