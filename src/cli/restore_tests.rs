@@ -32,11 +32,11 @@ const GOOD: &[u8] = br#"{"format":1,"version":"0.1.0","created_at":5}"#;
 /// Where the image "x" would be.
 const IMAGE: &str = "releases/2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
 
-fn refused(file: File) -> String {
+fn refused(file: &File) -> String {
     let outside = tempfile::tempdir().expect("a folder");
     let into = outside.path().join("in");
     fs::create_dir(&into).expect("made");
-    match unpack(&file, &into) {
+    match unpack(file, &into) {
         Ok(contents) => panic!("accepted: {contents:?}"),
         Err(Unusable::Io(error)) => panic!("not an archive's fault: {error}"),
         Err(Unusable::Not(why)) => {
@@ -77,7 +77,7 @@ fn only_what_a_backup_has_is_unpacked() {
             "neither file nor folder",
         ),
     ] {
-        let why = refused(archive(&[(MANIFEST, FILE, GOOD), entry]));
+        let why = refused(&archive(&[(MANIFEST, FILE, GOOD), entry]));
         assert!(why.contains(wanted), "{entry:?}: {why}");
     }
 }
@@ -106,13 +106,13 @@ fn what_is_no_backup_is_said_to_be_none() {
             "too large",
         ),
     ] {
-        let why = refused(archive(&entries));
+        let why = refused(&archive(&entries));
         assert!(why.contains(wanted), "{wanted}: {why}");
     }
     let mut nonsense = tempfile::tempfile().expect("a file");
     nonsense.write_all(&[0x55; 5000]).expect("written");
     io::Seek::rewind(&mut nonsense).expect("rewound");
-    refused(nonsense);
+    refused(&nonsense);
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn an_archive_that_was_cut_short_is_refused() {
     let content = vec![7; 5000];
     let file = archive(&[(MANIFEST, FILE, GOOD), (DATABASE, FILE, &content)]);
     file.set_len(512 * 3 + 2500).expect("cut");
-    refused(file);
+    refused(&file);
 }
 
 #[test]
