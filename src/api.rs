@@ -9,8 +9,9 @@
 //! | `GET /status` | `status:read` | |
 //! | `GET /metrics` | `metrics:read` | Prometheus' text format |
 //! | `GET /healthz`, `GET /readyz` | none | for watchdogs and load balancers |
+//! | `GET /openapi.json` | none | all this for programs |
 //!
-//! Every call but the last two passes the [`gate`]: a bearer key, its scope and restriction, its rate,
+//! Every call but the last three passes the [`gate`]: a bearer key, its scope and restriction, its rate,
 //! and the audit record. Every error is `application/problem+json` ([`Problem`]).
 //!
 //! [`router`] is the API without a network; [`serve()`] is the network around it.
@@ -31,9 +32,10 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
+    http::header,
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use tidegate_wire::DeviceId;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -128,24 +130,53 @@ pub fn router(parts: Parts) -> Router {
         body_bytes,
         gate,
     });
-    Router::new()
-        .route(
-            "/command/{device_id}",
-            post(commands::send).get(commands::list),
-        )
-        .route("/command/{device_id}/{message_id}", get(commands::read_one))
-        .route("/devices", get(devices::list))
-        .route("/devices/{device_id}", get(devices::read_one))
-        .route("/status", get(devices::status))
-        .route("/metrics", get(devices::metrics))
+    let with = |router: Router<Arc<Api>>, (path, calls): Route| router.route(path, calls);
+    let gated = gated()
+        .into_iter()
+        .fold(Router::new(), with)
         .route_layer(middleware::from_fn_with_state(request_timeout, in_time))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&api), gate::pass))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&api), gate::pass));
+    open()
+        .into_iter()
+        .fold(gated, with)
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(body_bytes))
         .with_state(api)
+}
+
+/// A path and what can be called there.
+type Route = (&'static str, MethodRouter<Arc<Api>>);
+
+/// What passes the [`gate`].
+fn gated() -> [Route; 6] {
+    [
+        (
+            "/command/{device_id}",
+            post(commands::send).get(commands::list),
+        ),
+        ("/command/{device_id}/{message_id}", get(commands::read_one)),
+        ("/devices", get(devices::list)),
+        ("/devices/{device_id}", get(devices::read_one)),
+        ("/status", get(devices::status)),
+        ("/metrics", get(devices::metrics)),
+    ]
+}
+
+/// What everybody may ask.
+fn open() -> [Route; 3] {
+    [
+        ("/healthz", get(health::healthz)),
+        ("/readyz", get(health::readyz)),
+        ("/openapi.json", get(description)),
+    ]
+}
+
+/// This API as an OpenAPI document.
+const DESCRIPTION: &str = include_str!("api/openapi.json");
+
+async fn description() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], DESCRIPTION)
 }
 
 async fn method_not_allowed() -> Problem {
@@ -158,7 +189,7 @@ async fn method_not_allowed() -> Problem {
 async fn not_found() -> Problem {
     Problem::new(
         Kind::NotFound,
-        "there are /command/{device_id}, /devices, /status, /metrics, /healthz and /readyz",
+        "there are /command/{device_id}, /devices, /status, /metrics, /healthz, /readyz and /openapi.json, which describes them",
     )
 }
 

@@ -13,6 +13,7 @@ pub mod demo;
 mod device;
 pub mod exit;
 mod firmware;
+mod images;
 mod key;
 mod outbox;
 pub mod output;
@@ -113,6 +114,8 @@ enum Action {
     #[command(subcommand)]
     Outbox(outbox::OutboxCommand),
     /// Write everything the gateway knows to one file, also while it runs
+    ///
+    /// Database, keys, certificates and the images of published firmware releases.
     Backup(backup::BackupArgs),
     /// Start from a backup; the gateway must not run and its state folder must be empty
     Restore(restore::RestoreArgs),

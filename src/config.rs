@@ -80,7 +80,7 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pki {
-    /// Where certificates are. Unset: `<state_dir>/pki`.
+    /// The folder of certificates and their keys itself. Unset: `<state_dir>/pki`.
     pub dir: Option<PathBuf>,
     /// A folder whose profiles replace the built-in ones of the same name.
     pub profiles_dir: Option<PathBuf>,

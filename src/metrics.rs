@@ -43,6 +43,23 @@ impl Gauge {
     }
 }
 
+/// The counter at the label's place in the list of all labels; `counters` is as long as that.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the arrays are as long as the lists of all labels"
+)]
+pub(crate) fn labelled<'c, L: Copy + PartialEq>(
+    labels: &[L],
+    counters: &'c [Counter],
+    label: L,
+) -> &'c Counter {
+    let at = labels
+        .iter()
+        .position(|other| *other == label)
+        .unwrap_or_default();
+    &counters[at]
+}
+
 /// A page in Prometheus' text format, grown number by number. Families appear in the order of their
 /// names, each with its samples together, as the format demands.
 #[derive(Debug, Default)]

@@ -260,3 +260,31 @@ fn health_is_open_and_says_why_not() {
     assert_eq!(curl(&gateway, &[&gateway.api_url("/healthz")]).0, 200);
     assert_eq!(curl(&gateway, &[&gateway.api_url("/readyz")]).0, 200);
 }
+
+#[test]
+fn the_api_describes_itself_and_the_status_is_as_described() {
+    let backend = Backend::start();
+    let gateway = Setup::new()
+        .device("sensor_001")
+        .backend(&backend.url())
+        .start();
+    let (code, text) = curl(&gateway, &[&gateway.api_url("/openapi.json")]);
+    assert_eq!(code, 200, "{text}");
+    let described: Value = serde_json::from_str(&text).unwrap();
+    let made = gateway.json(&["key", "create", "watch", "--scope", "status:read"]);
+    let bearer = format!("Authorization: Bearer {}", made["token"].as_str().unwrap());
+    let (code, text) = curl(&gateway, &["-H", &bearer, &gateway.api_url("/status")]);
+    assert_eq!(code, 200, "{text}");
+    let status: Value = serde_json::from_str(&text).unwrap();
+    let names =
+        |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+    let schemas = &described["components"]["schemas"];
+    let shown = &schemas["Status"]["properties"];
+    assert_eq!(names(&status), names(shown));
+    assert_eq!(
+        names(&status["devices"]),
+        names(&shown["devices"]["properties"])
+    );
+    let ledger = &status["upstreams"]["backend"];
+    assert_eq!(names(ledger), names(&schemas["Ledger"]["properties"]));
+}

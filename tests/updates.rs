@@ -12,7 +12,9 @@ mod support;
 use std::{fs, time::Duration};
 
 use support::{
-    SOON, Setup, eventually,
+    SOON, Setup,
+    clients::curl,
+    eventually,
     updates::{Fleet, Server, Signed, image, keygen},
 };
 
@@ -36,6 +38,7 @@ with_both_servers! {
     a_release_withdrawn_in_mid_download_is_not_finished
     a_rollout_that_fails_too_often_pauses_by_itself
     what_has_expired_is_offered_to_nobody
+    what_happens_with_updates_is_counted
 }
 
 const UPDATE: &str = r#"{"event":"update","version":"1.1.0","state":"#;
@@ -477,6 +480,174 @@ fn a_rollout_that_fails_too_often_pauses_by_itself(server: Server) {
             "{action}: {actions:?}"
         );
     }
+}
+
+/// The numbers on the gateway's metrics page.
+struct Counted<'f> {
+    fleet: &'f Fleet,
+    token: String,
+}
+
+impl<'f> Counted<'f> {
+    fn new(fleet: &'f Fleet) -> Self {
+        let made = fleet
+            .gateway
+            .json(&["key", "create", "prometheus", "--scope", "metrics:read"]);
+        let token = made["token"].as_str().unwrap().to_owned();
+        Self { fleet, token }
+    }
+
+    /// The sample written exactly so; `None` if the page does not have it.
+    fn find(&self, sample: &str) -> Option<u64> {
+        let bearer = format!("Authorization: Bearer {}", self.token);
+        let url = self.fleet.gateway.api_url("/metrics");
+        let (status, page) = curl(&self.fleet.gateway, &["-H", &bearer, &url]);
+        assert_eq!(status, 200, "{page}");
+        page.lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))
+            .map(|value| value.parse().unwrap())
+    }
+
+    fn all(&self, expected: &[(&str, u64)]) {
+        for (sample, value) in expected {
+            assert_eq!(self.find(sample), Some(*value), "{sample}");
+        }
+    }
+}
+
+fn what_happens_with_updates_is_counted(server: Server) {
+    let devices = ["sensor_001", "sensor_002", "sensor_003"];
+    let fleet = Fleet::start(server, &devices, "disk_budget = \"1 MB\"");
+    let counted = Counted::new(&fleet);
+    let (served_by, other) = match server {
+        Server::Embedded => ("gateway", "nginx"),
+        Server::Nginx => ("nginx", "gateway"),
+    };
+    let downloads = |by| format!("tidegate_update_downloads_total{{server=\"{by}\"}}");
+    let (ours, theirs) = (downloads(served_by), downloads(other));
+    // Everything that can be counted is there before there is anything to count.
+    counted.all(&[
+        ("tidegate_releases{state=\"published\"}", 0),
+        ("tidegate_rollouts{state=\"running\"}", 0),
+        ("tidegate_rollouts{state=\"paused\"}", 0),
+        ("tidegate_update_questions_total{answer=\"offered\"}", 0),
+        (&ours, 0),
+        ("tidegate_update_sent_bytes_total", 0),
+        ("tidegate_release_disk_bytes", 0),
+        ("tidegate_release_disk_budget_bytes", 1_000_000),
+    ]);
+    for request in ["question", "download"] {
+        for reason in [
+            "forbidden",
+            "bad_query",
+            "not_found",
+            "bad_range",
+            "too_many",
+            "unavailable",
+        ] {
+            let sample = format!(
+                "tidegate_update_refused_total{{request=\"{request}\",reason=\"{reason}\"}}"
+            );
+            counted.all(&[(&sample, 0)]);
+        }
+    }
+
+    let bytes = image(50_000, 11);
+    let release = fleet.publish(&bytes, &Signed::default());
+    let of = |family: &str| format!("{family}{{release=\"{release}\"}}");
+    assert_eq!(counted.find(&of("tidegate_rollout_paused")), None);
+    fleet.ask("sensor_001", "1.0.0");
+    fleet
+        .gateway
+        .run(&["firmware", "rollout", &release, "--percent", "100"]);
+    let path = fleet.ask("sensor_001", "1.0.0").image_path();
+    assert_eq!(fleet.get("sensor_001", &path, &[]).body, bytes);
+    let rest = fleet.get("sensor_001", &path, &["-H", "Range: bytes=40000-"]);
+    assert_eq!(rest.body, bytes[40_000..]);
+    fleet.get("sensor_001", &path, &["-H", "Range: bytes=50000-"]);
+    fleet.get("sensor_001", "/v1/update?version=1", &[]);
+    // It never asked, so it is offered nothing and may download nothing.
+    assert_eq!(fleet.get("sensor_002", &path, &[]).status, 404);
+    fleet
+        .gateway
+        .run(&["device", "disable", "sensor_003", "--reason", "lost"]);
+    assert_eq!(fleet.ask("sensor_003", "1.0.0").status, 403);
+    counted.all(&[
+        ("tidegate_releases{state=\"published\"}", 1),
+        ("tidegate_rollouts{state=\"running\"}", 1),
+        (&of("tidegate_rollout_paused"), 0),
+        (&of("tidegate_rollout_percent"), 100),
+        (&of("tidegate_rollout_step"), 1),
+        ("tidegate_release_disk_bytes", 50_000),
+        ("tidegate_update_questions_total{answer=\"offered\"}", 1),
+        ("tidegate_update_questions_total{answer=\"nothing\"}", 1),
+        (
+            "tidegate_update_refused_total{request=\"question\",reason=\"bad_query\"}",
+            1,
+        ),
+        (
+            "tidegate_update_refused_total{request=\"question\",reason=\"forbidden\"}",
+            1,
+        ),
+        (
+            "tidegate_update_refused_total{request=\"download\",reason=\"not_found\"}",
+            1,
+        ),
+        (&theirs, 0),
+    ]);
+    match server {
+        Server::Embedded => counted.all(&[
+            (&ours, 2),
+            ("tidegate_update_downloads_completed_total", 2),
+            ("tidegate_update_sent_bytes_total", 60_000),
+            (
+                "tidegate_update_refused_total{request=\"download\",reason=\"bad_range\"}",
+                1,
+            ),
+        ]),
+        // The gateway lets each through; ranges and bytes are nginx's.
+        Server::Nginx => counted.all(&[(&ours, 3), ("tidegate_update_sent_bytes_total", 0)]),
+    }
+
+    let at =
+        |state: &str| format!("tidegate_update_devices{{release=\"{release}\",state=\"{state}\"}}");
+    let states = [
+        "offered",
+        "downloading",
+        "installed",
+        "confirmed",
+        "failed",
+        "rolled_back",
+    ];
+    for state in states {
+        fleet.report("sensor_001", &[&event(state, None)]);
+        for other in states {
+            let expected = u64::from(other == state);
+            assert_eq!(counted.find(&at(other)), Some(expected), "{other}: {state}");
+        }
+    }
+    // What a device says of an update counts once it has said what it runs.
+    assert_eq!(fleet.ask("sensor_002", "1.0.0").status, 200);
+    fleet.report("sensor_002", &[&event("failed", Some("digest"))]);
+    counted.all(&[
+        (&at("failed"), 1),
+        (&at("rolled_back"), 1),
+        // Two of two failed.
+        ("tidegate_rollouts{state=\"paused\"}", 1),
+        ("tidegate_rollouts{state=\"running\"}", 0),
+        (&of("tidegate_rollout_paused"), 1),
+    ]);
+    fleet
+        .gateway
+        .run(&["firmware", "withdraw", &release, "--reason", "it burns"]);
+    counted.all(&[
+        ("tidegate_releases{state=\"published\"}", 0),
+        ("tidegate_releases{state=\"withdrawn\"}", 1),
+        ("tidegate_rollouts{state=\"paused\"}", 0),
+        ("tidegate_release_disk_bytes", 0),
+    ]);
+    // What is over is not listed for ever.
+    assert_eq!(counted.find(&at("failed")), None);
 }
 
 fn what_has_expired_is_offered_to_nobody(server: Server) {

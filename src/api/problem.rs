@@ -37,6 +37,29 @@ pub enum Kind {
 }
 
 impl Kind {
+    pub const ALL: [Self; 14] = [
+        Self::BadRequest,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Timeout,
+        Self::Disabled,
+        Self::NoCommandRoute,
+        Self::TooLarge,
+        Self::IdempotencyConflict,
+        Self::TooManyRequests,
+        Self::QueueFull,
+        Self::Internal,
+        Self::Unavailable,
+    ];
+
+    /// What programs tell it by.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.parts().0
+    }
+
     const fn parts(self) -> (&'static str, StatusCode, &'static str) {
         match self {
             Self::BadRequest => (

@@ -1,3 +1,5 @@
+mod openapi;
+
 use std::{
     net::SocketAddr,
     sync::atomic::{AtomicU64, Ordering},

@@ -323,7 +323,7 @@ async fn open(
         .await?;
     let keys = Arc::new(Keys::open(store.clone()).await?);
 
-    let pki = PkiDir::new(config.pki.dir.as_deref().unwrap_or(&state_dir));
+    let pki = PkiDir::of(&config);
     let profiles = Arc::new(credentials::profiles(&config.pki)?);
     let (dir, settings) = (pki.clone(), config.pki.clone());
     let opening = tokio::task::spawn_blocking(move || {
@@ -378,6 +378,7 @@ async fn open(
         store_metrics,
         front_metrics,
         broker_metrics,
+        update_metrics: Arc::default(),
     });
     let pending = Pending {
         front: bound,

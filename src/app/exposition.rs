@@ -1,5 +1,9 @@
 //! The metrics page: every number of every module in Prometheus' text format, named in one place.
 
+mod updates;
+
+pub(super) use updates::{releases, updates};
+
 use tidegate_wire::Reason;
 
 use crate::{

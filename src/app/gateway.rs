@@ -30,7 +30,7 @@ use crate::{
     forward::{ForwardMetrics, Forwarder},
     front::{Directory, FrontMetrics},
     metrics::Page,
-    ota::Desk,
+    ota::{Desk, UpdateMetrics},
     pki::{self, Bundle, DeviceRequest, Endpoint, PkiDir, PkiError, Profiles, SecretSource},
     registry::{Registry, RegistryError},
     store::{Ledger, LedgerCheck, Store, StoreError, StoreMetrics, UpstreamKey},
@@ -75,6 +75,7 @@ pub struct Gateway {
     pub(super) store_metrics: Arc<StoreMetrics>,
     pub(super) front_metrics: Arc<FrontMetrics>,
     pub(super) broker_metrics: Arc<BrokerMetrics>,
+    pub(super) update_metrics: Arc<UpdateMetrics>,
     pub(super) reloading: Mutex<Option<Arc<Reloading>>>,
     pub(super) stop: CancellationToken,
 }
@@ -273,6 +274,14 @@ impl View for Gateway {
         exposition::store(&mut page, &self.store_metrics);
         exposition::front(&mut page, &self.front_metrics);
         exposition::broker(&mut page, &self.broker_metrics);
+        exposition::updates(&mut page, &self.update_metrics);
+        match self.desk.survey_blocking() {
+            Ok((releases, bytes)) => {
+                exposition::releases(&mut page, &releases, bytes, self.desk.shelf().budget());
+            }
+            // The rest of the page is needed most when something is wrong.
+            Err(error) => tracing::warn!(%error, "the metrics page leaves out releases"),
+        }
         let forward: Vec<_> = self
             .upstreams
             .iter()

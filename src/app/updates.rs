@@ -109,6 +109,7 @@ pub(super) fn start(
         bytes_per_second: updates.bytes_per_second.as_u64(),
         retry_after: updates.retry_after,
         downloads: Mutex::new(HashMap::new()),
+        metrics: Arc::clone(&gateway.update_metrics),
     });
     if let Some((listener, tls)) = open.devices {
         let (router, credentials) = (router(Arc::clone(&site)), credentials.clone());

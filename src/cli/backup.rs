@@ -1,22 +1,28 @@
 //! `tidegate backup`: everything the gateway knows, in one file.
 //!
 //! A tar archive: what it is, the database as of one moment, the master key unless it is kept
-//! elsewhere, and the certificates. Whoever has it can pose as the gateway and as every device.
+//! elsewhere, the certificates, and the images of the firmware releases that were published at that
+//! moment. Whoever has it can pose as the gateway and as every device.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Ended};
+use super::{
+    Context, Ended,
+    images::{self, Chosen, Image, Lacking, RELEASES},
+};
 use crate::{
     clock::system_now,
     config::Config,
     control::{Code, Problem},
+    ota::Shelf,
+    pki::PkiDir,
     store::{
         DATABASE,
         backup::{BackupError, backup},
@@ -28,6 +34,10 @@ use crate::{
 pub(super) struct BackupArgs {
     /// The file to write; it must not exist
     file: PathBuf,
+    /// Leave out firmware images, which can be large; after a restore those releases are to be published
+    /// again, with the same image and manifest
+    #[arg(long)]
+    without_images: bool,
 }
 
 /// The archive's first entry.
@@ -38,9 +48,16 @@ pub(super) struct Manifest {
     pub(super) version: String,
     /// Milliseconds since 1970.
     pub(super) created_at: u64,
+    /// Whether the images of all published releases are in it,
+    #[serde(default)]
+    pub(super) images: bool,
+    /// but for those of these releases, which were lost already.
+    #[serde(default)]
+    pub(super) left_out: Vec<String>,
 }
 
-pub(super) const FORMAT: u32 = 1;
+/// 2: images. One without them is as it was in format 1.
+pub(super) const FORMAT: u32 = 2;
 pub(super) const MANIFEST: &str = "tidegate-backup.json";
 pub(super) const MASTER_KEY: &str = "master.key";
 pub(super) const PKI: &str = "pki";
@@ -54,22 +71,31 @@ struct Done {
     messages: u64,
     /// False: it is kept elsewhere (a credential, `master_key_file`) and must be kept safe there.
     master_key: bool,
+    /// Images of firmware releases.
+    images: usize,
+    /// Releases whose images are not in it because they are missing or damaged.
+    left_out: Vec<Lacking>,
 }
 
 pub(super) fn run(context: &Context, args: &BackupArgs) -> Ended {
     let loaded = context.load()?;
-    let done = write(&loaded.config, &args.file)?;
+    let done = write(&loaded.config, args)?;
     context.output.answer(&done, |done| {
         let mut text = format!(
-            "{} ({} bytes, {} messages).\n",
+            "{} ({} bytes, {} messages, {} firmware images).\n",
             done.file.display(),
             done.bytes,
-            done.messages
+            done.messages,
+            done.images
         );
         text.push_str("It holds the gateway's keys: keep it where nobody else can read it.\n");
         if !done.master_key {
             text.push_str("The master key is kept elsewhere and is not in it: keep that too.\n");
         }
+        text += &images::told(
+            &done.left_out,
+            "These releases have no image any more that could be kept; publish them again, or withdraw them:",
+        );
         text
     })?;
     Ok(())
@@ -107,7 +133,8 @@ impl Drop for Temporary {
     }
 }
 
-fn write(config: &Config, file: &Path) -> Result<Done, Problem> {
+fn write(config: &Config, args: &BackupArgs) -> Result<Done, Problem> {
+    let file = &*args.file;
     let state_dir = &config.state_dir;
     let database = state_dir.join(DATABASE);
     if !database.exists() {
@@ -137,9 +164,24 @@ fn write(config: &Config, file: &Path) -> Result<Done, Problem> {
         .open(&partial.0)
         .map_err(|error| io_problem(&partial.0, &error))?;
     let copy = Temporary(beside(".db"));
-    let contents = backup(&database, &copy.0, |_, _| {}).map_err(|error| store_problem(&error))?;
+    let (contents, chosen) = if args.without_images {
+        let copied = backup(&database, &copy.0, |_, _| {});
+        (copied.map_err(|error| store_problem(&error))?, None)
+    } else {
+        let (contents, chosen) = images::snapshot(&database, &copy.0, &Shelf::of(config))?;
+        (contents, Some(chosen))
+    };
     let failed = |error: io::Error| io_problem(file, &error);
-    let master_key = archive(config, &copy.0, out).map_err(failed)?;
+    let manifest = Manifest {
+        format: FORMAT,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        created_at: system_now().0,
+        images: chosen.is_some(),
+        left_out: chosen.iter().flat_map(Chosen::names_left_out).collect(),
+    };
+    let Chosen { images, left_out } = chosen.unwrap_or_default();
+    let count = images.len();
+    let master_key = archive(config, &manifest, &copy.0, images, out).map_err(failed)?;
     fs::hard_link(&partial.0, file).map_err(failed)?;
     let bytes = fs::metadata(file).map_err(failed)?.len();
     Ok(Done {
@@ -147,37 +189,44 @@ fn write(config: &Config, file: &Path) -> Result<Done, Problem> {
         bytes,
         messages: contents.messages,
         master_key,
+        images: count,
+        left_out,
     })
 }
 
 /// Writes the archive to disk; says whether the master key is in it.
-fn archive(config: &Config, copy: &Path, out: File) -> io::Result<bool> {
+fn archive(
+    config: &Config,
+    manifest: &Manifest,
+    copy: &Path,
+    images: Vec<Image>,
+    out: File,
+) -> io::Result<bool> {
     let mut tar = tar::Builder::new(io::BufWriter::new(out));
     tar.follow_symlinks(false);
-    let manifest = Manifest {
-        format: FORMAT,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        created_at: system_now().0,
+    let header = |size| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(size);
+        header.set_mode(0o600);
+        header.set_mtime(system_now().seconds());
+        header
     };
-    let manifest = serde_json::to_vec(&manifest)?;
-    let mut header = tar::Header::new_gnu();
-    header.set_size(u64::try_from(manifest.len()).unwrap_or(u64::MAX));
-    header.set_mode(0o600);
-    header.set_mtime(system_now().seconds());
-    tar.append_data(&mut header, MANIFEST, &*manifest)?;
+    let manifest = serde_json::to_vec(manifest)?;
+    let size = u64::try_from(manifest.len()).unwrap_or(u64::MAX);
+    tar.append_data(&mut header(size), MANIFEST, &*manifest)?;
     tar.append_path_with_name(copy, DATABASE)?;
     let master = config.state_dir.join(MASTER_KEY);
     let master_key = config.master_key_file.is_none() && master.is_file();
     if master_key {
         tar.append_path_with_name(&master, MASTER_KEY)?;
     }
-    let pki = config
-        .pki
-        .dir
-        .clone()
-        .unwrap_or_else(|| config.state_dir.join(PKI));
-    if pki.is_dir() {
-        tar.append_dir_all(PKI, &pki)?;
+    let pki = PkiDir::of(config);
+    if pki.path().is_dir() {
+        tar.append_dir_all(PKI, pki.path())?;
+    }
+    for Image { sha256, size, file } in images {
+        let path = Path::new(RELEASES).join(sha256);
+        tar.append_data(&mut header(size), path, file.take(size))?;
     }
     let mut out = tar.into_inner()?;
     out.flush()?;

@@ -125,6 +125,9 @@ pub(super) fn run(context: &Context, command: FirmwareCommand) -> Ended {
             let release = publish(&mut open()?, &image, manifest)?;
             output.answer(&release, |release| {
                 let name = &release.release;
+                if release.rollout.is_some() {
+                    return format!("Release {name} has its image again; it is rolled out as it was.");
+                }
                 format!("Release {name} is published; nobody is offered it yet.\nNext: tidegate firmware rollout {name} --percent 10")
             })?;
         }
@@ -174,17 +177,11 @@ pub(super) fn run(context: &Context, command: FirmwareCommand) -> Ended {
                 let remedy = "set it to a path in a folder that nginx's group may enter, such as /run/tidegate-updates/socket";
                 return Err(Problem::new(Code::Config, message, remedy).into());
             };
-            let own = loaded
-                .config
-                .pki
-                .dir
-                .as_deref()
-                .unwrap_or(&loaded.config.state_dir);
             let settings = nginx::Settings {
                 listen,
                 socket,
                 releases: Shelf::of(&loaded.config).dir().to_owned(),
-                pki: pki_dir.unwrap_or_else(|| PkiDir::new(own).path().to_owned()),
+                pki: pki_dir.unwrap_or_else(|| PkiDir::of(&loaded.config).path().to_owned()),
                 connections_per_address: updates.connections_per_address,
                 stall_seconds: updates.stall_timeout.as_secs().max(1),
             };

@@ -32,26 +32,34 @@ pub enum Outcome {
     DeviceIssued(Box<IssuedDevice>),
 }
 
-/// Runs one `tidegate pki` command on `<state_dir>/pki` and writes for people to `out`. Device bundles
-/// carry `release_keys`, unless the command names others.
+/// What a `tidegate pki` command works with, as the configuration says it.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    pub dir: PkiDir,
+    /// Folder of profiles, unless the command names another.
+    pub profiles: Option<&'a Path>,
+    /// What device bundles carry, unless the command names others.
+    pub release_keys: Vec<PublicKey>,
+}
+
+/// Runs one `tidegate pki` command and writes for people to `out`.
 ///
 /// # Errors
 /// [`PkiError`]; its text is meant for the operator.
 pub fn run(
     args: PkiArgs,
-    state_dir: &Path,
-    release_keys: &[PublicKey],
+    settings: Settings<'_>,
     now: OffsetDateTime,
     out: &mut dyn Write,
 ) -> Result<Outcome, PkiError> {
-    let profiles = match &args.profiles {
+    let profiles = match args.profiles.as_deref().or(settings.profiles) {
         Some(folder) => Profiles::load(folder)?,
         None => Profiles::embedded()?,
     };
     let session = Session {
-        dir: PkiDir::new(state_dir),
+        dir: settings.dir,
         profiles,
-        release_keys: release_keys.to_vec(),
+        release_keys: settings.release_keys,
         now,
     };
     let (outcome, text) = match args.command {

@@ -14,20 +14,20 @@ use super::{
 use crate::{
     config::Config,
     control::{Code, Problem, Request, Secret, answer::DeviceDetail},
-    pki::{IssuedDevice, PkiError},
+    pki::{IssuedDevice, PkiDir, PkiError},
 };
 
 pub(super) fn run(context: &Context, args: PkiArgs) -> Ended {
     let loaded = context.load()?;
     let mut text = Vec::new();
-    let outcome = pki::run(
-        args,
-        &loaded.config.state_dir,
-        &loaded.config.updates.keys(),
-        OffsetDateTime::now_utc(),
-        &mut text,
-    )
-    .map_err(|error| problem(&error))?;
+    let config = &loaded.config;
+    let settings = pki::Settings {
+        dir: PkiDir::of(config),
+        profiles: config.pki.profiles_dir.as_deref(),
+        release_keys: config.updates.keys(),
+    };
+    let outcome = pki::run(args, settings, OffsetDateTime::now_utc(), &mut text)
+        .map_err(|error| problem(&error))?;
     let text = String::from_utf8_lossy(&text).into_owned();
     let Outcome::DeviceIssued(issued) = outcome else {
         // A list asked for as JSON is JSON already.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read as _},
+    io::{self, Read as _, Seek as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Component, Path, PathBuf},
 };
@@ -12,13 +12,16 @@ use serde::Serialize;
 use super::{
     Context, Ended,
     backup::{FORMAT, MANIFEST, MASTER_KEY, Manifest, PKI, io_problem, store_problem},
+    images::{self, Found, Lacking, Placed, RELEASES},
     output::moment,
 };
 use crate::{
     clock,
     config::Config,
     control::{Code, Problem},
-    store::{DATABASE, backup::restore},
+    ota::{Fault, Shelf, UpdateError, is_digest},
+    pki::PkiDir,
+    store::{DATABASE, backup},
 };
 
 /// Certificates and keys are small; so is what says what the archive is.
@@ -31,6 +34,9 @@ const MAX_ENTRIES: usize = 1_000_000;
 pub(super) struct RestoreArgs {
     /// The file that backup wrote
     file: PathBuf,
+    /// Leave firmware images in it; publish those releases again afterwards
+    #[arg(long)]
+    without_images: bool,
 }
 
 /// What `--json` prints.
@@ -40,18 +46,22 @@ struct Done {
     created_at: u64,
     /// Messages in the log.
     messages: u64,
+    /// Published releases whose images are not there.
+    lacking: Vec<Lacking>,
 }
 
 pub(super) fn run(context: &Context, args: &RestoreArgs) -> Ended {
     let loaded = context.load()?;
-    let done = put_back(&loaded.config, &args.file)?;
+    let done = put_back(&loaded.config, args)?;
     context.output.answer(&done, |done| {
-        format!(
-            "{} is as it was at {} ({} messages). What was delivered since is delivered again.",
+        let text = format!(
+            "{} is as it was at {} ({} messages). What was delivered since is delivered again.\n",
             done.state_dir.display(),
             moment(done.created_at),
             done.messages
-        )
+        );
+        let heading = "These releases are offered again once they are published again, with the same image and manifest:";
+        text + &images::told(&done.lacking, heading)
     })?;
     Ok(())
 }
@@ -65,13 +75,10 @@ impl Drop for Unpacked {
     }
 }
 
-fn put_back(config: &Config, file: &Path) -> Result<Done, Problem> {
+fn put_back(config: &Config, args: &RestoreArgs) -> Result<Done, Problem> {
+    let file = &*args.file;
     let state_dir = &config.state_dir;
-    let pki = config
-        .pki
-        .dir
-        .clone()
-        .unwrap_or_else(|| state_dir.join(PKI));
+    let pki = PkiDir::of(config).path().to_owned();
     let (database, master) = (state_dir.join(DATABASE), state_dir.join(MASTER_KEY));
     for path in [&database, &master, &pki] {
         if path.exists() {
@@ -97,7 +104,7 @@ fn put_back(config: &Config, file: &Path) -> Result<Done, Problem> {
         .mode(0o700)
         .create(&unpacked.0)
         .map_err(failed)?;
-    let manifest = unpack(archive, &unpacked.0).map_err(|error| match error {
+    let unusable = |error| match error {
         Unusable::Io(error) => io_problem(file, &error),
         Unusable::Not(why) => {
             let message = format!("{} is no backup of a gateway: {why}", file.display());
@@ -107,7 +114,21 @@ fn put_back(config: &Config, file: &Path) -> Result<Done, Problem> {
                 "use a file that tidegate backup wrote",
             )
         }
-    })?;
+    };
+    let Contents { manifest, found } = unpack(&archive, &unpacked.0).map_err(unusable)?;
+    let releases =
+        backup::published(&unpacked.0.join(DATABASE)).map_err(|error| store_problem(&error))?;
+    let shelf = Shelf::of(config);
+    let mut images = Placed::new(&shelf);
+    if !args.without_images {
+        images::judge(&releases, &found, &manifest).map_err(|why| {
+            let message = format!("{}: {why}", file.display());
+            let remedy =
+                "use another copy, or restore --without-images and publish that release again";
+            Problem::new(Code::Damaged, message, remedy)
+        })?;
+        place(&archive, &mut images).map_err(unusable)??;
+    }
     // The database comes last: with it the state is there, without it there is none.
     let mut placed = Vec::new();
     let result = [(MASTER_KEY, &master), (PKI, &pki)]
@@ -119,7 +140,7 @@ fn put_back(config: &Config, file: &Path) -> Result<Done, Problem> {
             Ok(())
         })
         .and_then(|()| {
-            restore(
+            backup::restore(
                 &unpacked.0.join(DATABASE),
                 &database,
                 false,
@@ -132,6 +153,7 @@ fn put_back(config: &Config, file: &Path) -> Result<Done, Problem> {
             state_dir: state_dir.clone(),
             created_at: manifest.created_at,
             messages: contents.messages,
+            lacking: images.keep(&releases)?,
         }),
         Err(problem) => {
             for path in placed {
@@ -159,10 +181,25 @@ impl From<io::Error> for Unusable {
     }
 }
 
+/// What an archive holds besides what was unpacked.
+#[derive(Debug)]
+struct Contents {
+    manifest: Manifest,
+    found: Found,
+}
+
+/// The SHA-256 by which an image is named, if this is the path of one.
+fn image(path: &Path) -> Option<&str> {
+    let name = path.strip_prefix(RELEASES).ok()?.to_str()?;
+    is_digest(name).then_some(name)
+}
+
 /// Unpacks only what a backup has: plain files of these names, in this order. Nothing in an archive
-/// decides about modes, owners, links or places outside `into`.
-fn unpack(archive: File, into: &Path) -> Result<Manifest, Unusable> {
+/// decides about modes, owners, links or places outside `into`. Images are only looked at: they are not
+/// believed before the database is there that names them.
+fn unpack(archive: &File, into: &Path) -> Result<Contents, Unusable> {
     let not = |why: &str| Unusable::Not(why.to_owned());
+    let mut found = Found::new();
     let mut archive = tar::Archive::new(io::BufReader::new(archive));
     let mut entries = archive.entries()?;
     let mut first = entries.next().ok_or_else(|| not("it is empty"))??;
@@ -173,9 +210,9 @@ fn unpack(archive: File, into: &Path) -> Result<Manifest, Unusable> {
     first.read_to_end(&mut text)?;
     let manifest: Manifest =
         serde_json::from_slice(&text).map_err(|error| Unusable::Not(error.to_string()))?;
-    if manifest.format != FORMAT {
+    if !(1..=FORMAT).contains(&manifest.format) {
         return Err(Unusable::Not(format!(
-            "it is of format {}, written by tidegate {}; this one reads format {FORMAT}",
+            "it is of format {}, written by tidegate {}; this one reads formats up to {FORMAT}",
             manifest.format, manifest.version
         )));
     }
@@ -189,16 +226,22 @@ fn unpack(archive: File, into: &Path) -> Result<Manifest, Unusable> {
             .all(|part| matches!(part, Component::Normal(_)));
         let in_pki = path.starts_with(PKI);
         let is_database = path == Path::new(DATABASE);
-        let known = is_database || in_pki || path == Path::new(MASTER_KEY);
+        let image = image(&path);
+        let known = is_database || in_pki || image.is_some() || path == Path::new(MASTER_KEY);
         if !plain || !known || count >= MAX_ENTRIES {
             return Err(Unusable::Not(format!("{shown:?} has no place in it")));
         }
         let to = into.join(&path);
-        match entry.header().entry_type() {
-            tar::EntryType::Directory if in_pki => {
+        match (entry.header().entry_type(), image) {
+            (tar::EntryType::Regular, Some(sha256)) => {
+                let size = entry.size();
+                let fault = Fault::find(&mut entry, sha256, size)?;
+                found.insert(sha256.to_owned(), (size, fault));
+            }
+            (tar::EntryType::Directory, None) if in_pki => {
                 DirBuilder::new().recursive(true).mode(0o700).create(&to)?;
             }
-            tar::EntryType::Regular => {
+            (tar::EntryType::Regular, None) => {
                 if !is_database && entry.size() > MAX_SMALL_BYTES {
                     return Err(Unusable::Not(format!("{shown:?} is too large")));
                 }
@@ -220,10 +263,25 @@ fn unpack(archive: File, into: &Path) -> Result<Manifest, Unusable> {
         }
     }
     if database {
-        Ok(manifest)
+        Ok(Contents { manifest, found })
     } else {
         Err(not("it holds no database"))
     }
+}
+
+/// Puts the images of an archive that was found to be sound into the release folder.
+fn place(mut archive: &File, images: &mut Placed<'_>) -> Result<Result<(), UpdateError>, Unusable> {
+    archive.rewind()?;
+    let mut archive = tar::Archive::new(io::BufReader::new(archive));
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let (path, size) = (entry.path()?.into_owned(), entry.size());
+        let Some(sha256) = image(&path) else { continue };
+        if let Err(error) = images.put(sha256, size, &mut entry) {
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(()))
 }
 
 #[cfg(test)]

@@ -29,12 +29,15 @@ fn archive(entries: &[(&str, tar::EntryType, &[u8])]) -> File {
 const FILE: tar::EntryType = tar::EntryType::Regular;
 const GOOD: &[u8] = br#"{"format":1,"version":"0.1.0","created_at":5}"#;
 
-fn refused(file: File) -> String {
+/// Where the image "x" would be.
+const IMAGE: &str = "releases/2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
+
+fn refused(file: &File) -> String {
     let outside = tempfile::tempdir().expect("a folder");
     let into = outside.path().join("in");
     fs::create_dir(&into).expect("made");
     match unpack(file, &into) {
-        Ok(manifest) => panic!("accepted: {manifest:?}"),
+        Ok(contents) => panic!("accepted: {contents:?}"),
         Err(Unusable::Io(error)) => panic!("not an archive's fault: {error}"),
         Err(Unusable::Not(why)) => {
             let beside = fs::read_dir(outside.path()).expect("listed").count();
@@ -51,6 +54,12 @@ fn only_what_a_backup_has_is_unpacked() {
         (("pki/../../evil", FILE, b"x"), "has no place"),
         (("/etc/evil", FILE, b"x"), "has no place"),
         (("control.sock", FILE, b"x"), "has no place"),
+        (("releases/evil", FILE, b"x"), "has no place"),
+        (("releases", tar::EntryType::Directory, b""), "has no place"),
+        (
+            (IMAGE, tar::EntryType::Symlink, b""),
+            "neither file nor folder",
+        ),
         (
             ("pki/link", tar::EntryType::Symlink, b""),
             "neither file nor folder",
@@ -68,7 +77,7 @@ fn only_what_a_backup_has_is_unpacked() {
             "neither file nor folder",
         ),
     ] {
-        let why = refused(archive(&[(MANIFEST, FILE, GOOD), entry]));
+        let why = refused(&archive(&[(MANIFEST, FILE, GOOD), entry]));
         assert!(why.contains(wanted), "{entry:?}: {why}");
     }
 }
@@ -87,9 +96,9 @@ fn what_is_no_backup_is_said_to_be_none() {
             vec![(
                 MANIFEST,
                 FILE,
-                br#"{"format":2,"version":"9.9.9","created_at":5}"#,
+                br#"{"format":3,"version":"9.9.9","created_at":5}"#,
             )],
-            "format 2, written by tidegate 9.9.9",
+            "format 3, written by tidegate 9.9.9",
         ),
         (vec![(MANIFEST, FILE, GOOD)], "it holds no database"),
         (
@@ -97,13 +106,13 @@ fn what_is_no_backup_is_said_to_be_none() {
             "too large",
         ),
     ] {
-        let why = refused(archive(&entries));
+        let why = refused(&archive(&entries));
         assert!(why.contains(wanted), "{wanted}: {why}");
     }
     let mut nonsense = tempfile::tempfile().expect("a file");
     nonsense.write_all(&[0x55; 5000]).expect("written");
     io::Seek::rewind(&mut nonsense).expect("rewound");
-    refused(nonsense);
+    refused(&nonsense);
 }
 
 #[test]
@@ -111,7 +120,25 @@ fn an_archive_that_was_cut_short_is_refused() {
     let content = vec![7; 5000];
     let file = archive(&[(MANIFEST, FILE, GOOD), (DATABASE, FILE, &content)]);
     file.set_len(512 * 3 + 2500).expect("cut");
-    refused(file);
+    refused(&file);
+}
+
+#[test]
+fn images_are_looked_at_and_not_unpacked() {
+    for (content, fault) in [(&b"x"[..], None), (b"y", Some(Fault::Digest))] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let entries = [
+            (MANIFEST, FILE, GOOD),
+            (DATABASE, FILE, &b"x"[..]),
+            (IMAGE, FILE, content),
+        ];
+        let Ok(contents) = unpack(&archive(&entries), dir.path()) else {
+            panic!("it is a backup")
+        };
+        let found: Vec<_> = contents.found.into_values().collect();
+        assert_eq!(found, [(1, fault)]);
+        assert!(!dir.path().join(RELEASES).exists());
+    }
 }
 
 #[test]
@@ -124,10 +151,10 @@ fn modes_are_ours_not_the_archives() {
         ("pki", tar::EntryType::Directory, b""),
         ("pki/root.key", FILE, b"y"),
     ];
-    let Ok(manifest) = unpack(archive(&entries), dir.path()) else {
+    let Ok(contents) = unpack(&archive(&entries), dir.path()) else {
         panic!("it is a backup")
     };
-    assert_eq!(manifest.created_at, 5);
+    assert_eq!(contents.manifest.created_at, 5);
     let mode = |name: &str| {
         fs::metadata(dir.path().join(name))
             .expect("there")

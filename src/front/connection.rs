@@ -20,14 +20,15 @@
 
 mod ending;
 mod outgoing;
+mod packets;
 mod waiting;
+
+pub(super) use ending::End;
 
 use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use bytes::{Buf, BytesMut};
-use tidegate_mqtt::{
-    Accept, ClientPacket, DecodeError, Disconnect, PINGRESP, ReasonCode, decode, frame,
-};
+use bytes::BytesMut;
+use tidegate_mqtt::ReasonCode;
 use tidegate_wire::{Channel, MessageId, TopicBuf};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -41,8 +42,8 @@ use super::{
     message::Message,
     metrics::Ended,
     rate::Rate,
-    session::{Breach, Received, Release, Session},
-    stage::{Burst, Completed, Deferred, Pipeline, Refusal},
+    session::Session,
+    stage::{Burst, Completed, Pipeline, Refusal},
 };
 use crate::{
     command::Prepared,
@@ -50,7 +51,7 @@ use crate::{
     registry::Device,
     store::{
         StoreError,
-        sessions::{self, StoredWill, Waiting},
+        sessions::{StoredWill, Waiting},
     },
 };
 
@@ -65,62 +66,6 @@ const STORAGE_PAUSE: Duration = Duration::from_secs(5);
 const STORAGE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A sleep that nothing but a reset ends.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// Why a connection ends, and what the peer is told.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct End {
-    pub(super) ended: Ended,
-    /// For DISCONNECT, in MQTT 5.
-    pub(super) reason: Option<ReasonCode>,
-    pub(super) text: String,
-    pub(super) publish_will: bool,
-}
-
-impl End {
-    pub(super) fn new(ended: Ended, reason: ReasonCode, text: impl Into<String>) -> Self {
-        Self {
-            ended,
-            reason: Some(reason),
-            text: text.into(),
-            publish_will: true,
-        }
-    }
-
-    fn silent(ended: Ended, text: impl Into<String>) -> Self {
-        Self {
-            ended,
-            reason: None,
-            text: text.into(),
-            publish_will: true,
-        }
-    }
-}
-
-impl From<DecodeError> for End {
-    fn from(error: DecodeError) -> Self {
-        Self::new(Ended::Protocol, error.reason(), error.to_string())
-    }
-}
-
-impl From<Breach> for End {
-    fn from(breach: Breach) -> Self {
-        Self::new(Ended::Protocol, breach.reason(), breach.to_string())
-    }
-}
-
-impl From<Why> for End {
-    fn from(why: Why) -> Self {
-        let (ended, reason) = match why {
-            Why::TakenOver => (Ended::TakenOver, ReasonCode::SessionTakenOver),
-            Why::Revoked | Why::Removed => (Ended::Administrative, ReasonCode::NotAuthorized),
-            Why::Disabled | Why::Administrative => {
-                (Ended::Administrative, ReasonCode::AdministrativeAction)
-            }
-            Why::Stopping => (Ended::Stopping, ReasonCode::ServerShuttingDown),
-        };
-        Self::new(ended, reason, why.to_string())
-    }
-}
 
 /// What side work brought.
 enum Done {
@@ -316,8 +261,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
-    // --- what happened ---------------------------------------------------------------------------
-
     fn deadline(&mut self) -> Result<(), End> {
         let now = Instant::now();
         if self.paused_until.is_some_and(|until| now >= until) {
@@ -434,174 +377,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Done::Page(Err(error)) | Done::Told(Err(error)) => return self.refused(error.into()),
         }
         Ok(())
-    }
-
-    // --- packets ---------------------------------------------------------------------------------
-
-    /// Goes on with what was read before, if it had been kept waiting.
-    fn buffered_burst(&mut self) -> Result<(), End> {
-        if self.input.is_empty() {
-            Ok(())
-        } else {
-            self.read_burst()
-        }
-    }
-
-    /// Takes as many packets as are there and sends what they need on its way.
-    fn read_burst(&mut self) -> Result<(), End> {
-        if !self.may_read() {
-            return Ok(());
-        }
-        let input = std::mem::take(&mut self.input);
-        let (taken, result) = self.take_packets(&input);
-        self.input = input;
-        self.input.advance(taken);
-        // Also when the last packet was a bad one: what came before it is on its way all the same.
-        self.submit();
-        result
-    }
-
-    fn take_packets(&mut self, input: &[u8]) -> (usize, Result<(), End>) {
-        let version = self.session.version();
-        let now = match self.shared.clock.now() {
-            Ok(now) => now,
-            Err(untrusted) => {
-                let reason = ReasonCode::ImplementationSpecificError;
-                return (
-                    0,
-                    Err(End::new(
-                        Ended::Administrative,
-                        reason,
-                        untrusted.to_string(),
-                    )),
-                );
-            }
-        };
-        let tick = self.shared.tick();
-        let mut at = 0;
-        while self.paused_until.is_none() && self.pipeline.has_room_for(&self.burst) {
-            let rest = input.get(at..).unwrap_or_default();
-            let step = frame(rest, self.shared.max_packet, Accept::FromClient(version))
-                .map_err(End::from)
-                .and_then(|found| {
-                    let Some(frame) = found else { return Ok(None) };
-                    let Some(body) = frame.body(rest) else {
-                        return Ok(None);
-                    };
-                    let packet = decode(version, frame, body)?;
-                    self.take(packet, now, tick)?;
-                    Ok(Some(frame.total_len()))
-                });
-            match step {
-                Ok(Some(len)) => at += len,
-                Ok(None) => break,
-                Err(end) => return (at, Err(end)),
-            }
-        }
-        (at, Ok(()))
-    }
-
-    fn take(
-        &mut self,
-        packet: ClientPacket<'_>,
-        now: crate::clock::UnixMillis,
-        tick: u64,
-    ) -> Result<(), End> {
-        use tidegate_mqtt::AckKind;
-        match packet {
-            ClientPacket::Publish(publish) => self.take_publish(&publish, now, tick)?,
-            ClientPacket::Ack(ack) => match ack.kind {
-                AckKind::PubAck => self.session.puback(ack.packet_id),
-                AckKind::PubRec => match self.session.pubrec(ack.packet_id, ack.reason) {
-                    Received::Now(reason) => {
-                        self.defer(Deferred::PubRel {
-                            id: ack.packet_id,
-                            reason,
-                        });
-                    }
-                    Received::AfterCommit => {
-                        self.tell_progress();
-                        let reason = ReasonCode::Success;
-                        self.defer(Deferred::PubRel {
-                            id: ack.packet_id,
-                            reason,
-                        });
-                    }
-                    Received::Nothing => {}
-                },
-                AckKind::PubRel => {
-                    let release = self.session.pubrel(ack.packet_id)?;
-                    let reason = match release {
-                        Release::Now(reason) => reason,
-                        Release::AfterCommit => {
-                            self.tell_progress();
-                            ReasonCode::Success
-                        }
-                    };
-                    self.defer(Deferred::PubComp {
-                        id: ack.packet_id,
-                        reason,
-                    });
-                }
-                AckKind::PubComp => self.session.completed(ack.packet_id),
-            },
-            ClientPacket::Subscribe(subscribe) => self.take_subscribe(&subscribe, now),
-            ClientPacket::Unsubscribe(unsubscribe) => self.take_unsubscribe(&unsubscribe),
-            ClientPacket::PingReq => self.out.extend_from_slice(PINGRESP),
-            ClientPacket::Disconnect(disconnect) => return Err(self.take_disconnect(&disconnect)),
-            ClientPacket::Auth(_) => return Err(Breach::Auth.into()),
-        }
-        Ok(())
-    }
-
-    fn take_disconnect(&mut self, disconnect: &Disconnect<'_>) -> End {
-        if let Some(expiry) = disconnect.properties.session_expiry_interval() {
-            if self.expiry == 0 && expiry > 0 {
-                // `[MQTT-3.14.2-2]` and the paragraph after it.
-                return Breach::SessionExpiry.into();
-            }
-            self.expiry = self.shared.cap_expiry(expiry);
-        }
-        End {
-            publish_will: disconnect.reason != ReasonCode::NORMAL_DISCONNECTION,
-            ..End::silent(Ended::ByClient, "DISCONNECT")
-        }
-    }
-
-    pub(super) fn defer(&mut self, deferred: Deferred) {
-        self.burst.deferred.push(deferred);
-    }
-
-    /// Adds what the session learned about its queue to the burst's write.
-    fn tell_progress(&mut self) {
-        let Some(session) = self.live.session else {
-            return;
-        };
-        if self.session.progress.is_empty() {
-            return;
-        }
-        let progress = std::mem::take(&mut self.session.progress);
-        self.burst.writes.push(Box::new(move |conn| {
-            sessions::progress(conn, session, &progress)
-        }));
-    }
-
-    /// Sends the burst on its way, and says what can be said at once.
-    fn submit(&mut self) {
-        self.tell_progress();
-        if let Some(completed) = self.pipeline.submit(&mut self.burst, &self.shared.store) {
-            self.completed(completed);
-        }
-        if !self.session.delivered.is_empty()
-            && let Some(device) = &self.device
-        {
-            let ids = std::mem::take(&mut self.session.delivered);
-            let (shared, key) = (self.shared.clone(), device.key);
-            self.side.push(Box::pin(async move {
-                let now = shared.clock.unchecked_now();
-                Done::Told(shared.commands.delivered(key, ids, now).await)
-            }));
-        }
     }
 
     fn completed(&mut self, completed: Completed) {

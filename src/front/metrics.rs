@@ -2,7 +2,7 @@
 
 use tidegate_wire::Reason;
 
-use crate::metrics::{Counter, Gauge};
+use crate::metrics::{Counter, Gauge, labelled};
 
 /// Why a TLS handshake did not end in a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -196,34 +196,21 @@ impl FrontMetrics {
     /// The counter of messages rejected for `reason`.
     #[must_use]
     pub fn rejected(&self, reason: Reason) -> &Counter {
-        of(&Reason::ALL, &self.rejected, reason)
+        labelled(&Reason::ALL, &self.rejected, reason)
     }
 
     #[must_use]
     pub fn handshake_failed(&self, cause: HandshakeFailure) -> &Counter {
-        of(&HandshakeFailure::ALL, &self.handshake_failures, cause)
+        labelled(&HandshakeFailure::ALL, &self.handshake_failures, cause)
     }
 
     #[must_use]
     pub fn ended(&self, why: Ended) -> &Counter {
-        of(&Ended::ALL, &self.ended, why)
+        labelled(&Ended::ALL, &self.ended, why)
     }
 
     #[must_use]
     pub fn dropped(&self, why: Dropped) -> &Counter {
-        of(&Dropped::ALL, &self.dropped, why)
+        labelled(&Dropped::ALL, &self.dropped, why)
     }
-}
-
-/// The counter at the label's place in the list of labels.
-#[expect(
-    clippy::indexing_slicing,
-    reason = "the arrays are as long as the lists of all labels"
-)]
-fn of<'c, L: Copy + PartialEq>(labels: &[L], counters: &'c [Counter], label: L) -> &'c Counter {
-    let at = labels
-        .iter()
-        .position(|other| *other == label)
-        .unwrap_or_default();
-    &counters[at]
 }

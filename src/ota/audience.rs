@@ -18,6 +18,8 @@ pub enum Standing {
 }
 
 impl Standing {
+    pub const ALL: [Self; 3] = [Self::Published, Self::Withdrawn, Self::Retired];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -29,7 +31,7 @@ impl Standing {
 
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
-        [Self::Published, Self::Withdrawn, Self::Retired]
+        Self::ALL
             .into_iter()
             .find(|standing| standing.as_str() == text)
     }

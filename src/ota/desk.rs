@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tidegate_wire::manifest::{Manifest, PublicKey, Refusal, Signed};
 
-use super::{Fault, Progress, Rollout, Shelf, Standing, UpdateError, shelf::hex};
+use super::{Progress, Rollout, Shelf, Standing, UpdateError, shelf::hex};
 use crate::{
     clock::UnixMillis,
     registry::Registry,
@@ -13,6 +13,9 @@ use crate::{
         updates::{self, ReleaseRow},
     },
 };
+
+/// Key of a release that is not in the database yet.
+const NEW: i64 = 0;
 
 /// One step of a rollout: who is to have the release in addition to those who are. Unset: as it is.
 #[derive(Clone, Debug, Default)]
@@ -110,7 +113,8 @@ impl Desk {
     }
 
     /// Begins to publish: everything that can be judged by the manifest alone is, and room is made.
-    /// The release's name and the image's length.
+    /// The release's name and the image's length. A release that is published already and whose image is
+    /// lost or damaged, as after a restore without images, can be published again with the same manifest.
     ///
     /// # Errors
     /// [`UpdateError`]: the manifest is refused, the release or a newer one is there, no room.
@@ -121,6 +125,11 @@ impl Desk {
     ) -> Result<(String, u64), UpdateError> {
         let row = self.judge(&manifest, now).await?;
         let (sha256, size) = (row.sha256.clone(), u64::from(row.size));
+        if row.key != NEW {
+            let image = sha256.clone();
+            let fault = self.on_disk(move |shelf| shelf.check(&image, size)).await?;
+            fault.ok_or_else(|| UpdateError::Exists(row.name()))?;
+        }
         let asked = sha256.clone();
         let mut excess = self
             .on_disk(move |shelf| shelf.excess(&asked, size))
@@ -163,17 +172,19 @@ impl Desk {
                 return Err(error);
             }
         };
-        by.clone_into(&mut row.published_by);
-        let inserted = row.clone();
-        row.key = self
-            .store
-            .write(move |conn| updates::insert(conn, &inserted))
-            .await?;
+        if row.key == NEW {
+            by.clone_into(&mut row.published_by);
+            let inserted = row.clone();
+            row.key = self
+                .store
+                .write(move |conn| updates::insert(conn, &inserted))
+                .await?;
+        }
         self.retire(self.keep, &row.name()).await?;
         Ok(row)
     }
 
-    /// The release that a manifest would be.
+    /// The release that a manifest would be, or that it is.
     async fn judge(&self, text: &[u8], now: UnixMillis) -> Result<ReleaseRow, UpdateError> {
         if self.keys.is_empty() {
             return Err(UpdateError::NoKeys);
@@ -186,8 +197,12 @@ impl Desk {
         let row = row(&manifest, text, now);
         let (all, name) = (self.releases().await?, row.name());
         let same = |other: &&ReleaseRow| other.product == row.product && other.chip == row.chip;
-        if all.iter().any(|other| other.name() == name) {
-            return Err(UpdateError::Exists(name));
+        if let Some(there) = all.iter().find(|other| other.name() == name) {
+            let same = there.standing == Standing::Published && there.manifest == text;
+            return match same {
+                true => Ok(there.clone()),
+                false => Err(UpdateError::Exists(name)),
+            };
         }
         let newest = all.iter().filter(same).max_by_key(|other| other.sequence);
         if let Some(newest) = newest.filter(|newest| newest.sequence >= row.sequence) {
@@ -270,20 +285,16 @@ impl Desk {
     /// # Errors
     /// [`UpdateError::Store`].
     pub async fn list(&self) -> Result<Vec<Overview>, UpdateError> {
-        let read = self.store.read(|conn| {
-            updates::releases(conn)?
-                .into_iter()
-                .rev()
-                .map(|release| {
-                    Ok(Overview {
-                        rollout: updates::rollout(conn, release.key)?,
-                        counts: updates::counts(conn, release.key)?,
-                        release,
-                    })
-                })
-                .collect()
-        });
-        Ok(read.await?)
+        Ok(self.store.read(overviews).await?)
+    }
+
+    /// [`Desk::list`], and what the images take on disk in bytes, on a thread where blocking is allowed.
+    ///
+    /// # Errors
+    /// [`UpdateError::Store`]; the folder cannot be read.
+    pub fn survey_blocking(&self) -> Result<(Vec<Overview>, u64), UpdateError> {
+        let overviews = self.store.read_blocking(overviews)?;
+        Ok((overviews, self.shelf.look()?.bytes()))
     }
 
     /// The release called `name`.
@@ -315,11 +326,7 @@ impl Desk {
     ) -> Result<(Overview, Vec<updates::ProgressRow>), UpdateError> {
         let release = self.find(name).await?;
         let read = self.store.read(move |conn| {
-            let overview = Overview {
-                rollout: updates::rollout(conn, release.key)?,
-                counts: updates::counts(conn, release.key)?,
-                release,
-            };
+            let overview = overview(conn, release)?;
             let progress = updates::progress_of_release(conn, overview.release.key)?;
             Ok((overview, progress))
         });
@@ -469,9 +476,7 @@ impl Desk {
                 let fault = shelf.check(&release.sha256, release.size.into())?;
                 let wrong = match (signed, fault) {
                     (Err(refusal), _) => Some(format!("{}: {refusal}", refusal.code())),
-                    (_, Some(Fault::Missing)) => Some("the image is missing".to_owned()),
-                    (_, Some(Fault::Size)) => Some("the image has another length".to_owned()),
-                    (_, Some(Fault::Digest)) => Some("the image was changed".to_owned()),
+                    (_, Some(fault)) => Some(fault.as_str().to_owned()),
                     (Ok(()), None) if release.expires <= now.seconds() => {
                         Some(format!("expired: {}", Refusal::Expired))
                     }
@@ -491,6 +496,22 @@ impl Desk {
     }
 }
 
+fn overviews(conn: &rusqlite::Connection) -> rusqlite::Result<Vec<Overview>> {
+    updates::releases(conn)?
+        .into_iter()
+        .rev()
+        .map(|release| overview(conn, release))
+        .collect()
+}
+
+fn overview(conn: &rusqlite::Connection, release: ReleaseRow) -> rusqlite::Result<Overview> {
+    Ok(Overview {
+        rollout: updates::rollout(conn, release.key)?,
+        counts: updates::counts(conn, release.key)?,
+        release,
+    })
+}
+
 fn merge(names: &mut Vec<String>, more: Vec<String>) {
     for name in more {
         if !names.contains(&name) {
@@ -501,7 +522,7 @@ fn merge(names: &mut Vec<String>, more: Vec<String>) {
 
 fn row(manifest: &Manifest<'_>, text: &[u8], now: UnixMillis) -> ReleaseRow {
     ReleaseRow {
-        key: 0,
+        key: NEW,
         product: manifest.product.to_owned(),
         chip: manifest.chip.to_owned(),
         version: manifest.version.to_string(),

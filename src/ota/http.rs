@@ -28,7 +28,9 @@ use tidegate_wire::{DeviceId, manifest::Version};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use super::{Asking, Shelf, Trust, UpdateError, image, offer, shelf::is_digest};
+use super::{
+    Asking, Refusals, Shelf, Trust, UpdateError, UpdateMetrics, Why, image, offer, shelf::is_digest,
+};
 use crate::{
     clock::{Clock, UnixMillis},
     pki::{Credentials, Identity},
@@ -73,6 +75,7 @@ pub struct Site {
     /// When a device for which there is nothing should ask again.
     pub retry_after: Duration,
     pub downloads: Mutex<HashMap<DeviceKey, u32>>,
+    pub metrics: Arc<UpdateMetrics>,
 }
 
 /// The paths that devices ask for.
@@ -115,6 +118,18 @@ enum Refused {
     NotFound,
     TooMany,
     Unavailable(String),
+}
+
+impl Refused {
+    const fn why(&self) -> Why {
+        match self {
+            Self::Forbidden(_) => Why::Forbidden,
+            Self::BadQuery => Why::BadQuery,
+            Self::NotFound => Why::NotFound,
+            Self::TooMany => Why::TooMany,
+            Self::Unavailable(_) => Why::Unavailable,
+        }
+    }
 }
 
 impl From<UpdateError> for Refused {
@@ -225,11 +240,12 @@ impl Site {
         Ok(())
     }
 
-    fn answer(&self, result: Result<Response, Refused>) -> Response {
+    fn answer(result: Result<Response, Refused>, refusals: &Refusals) -> Response {
         let refused = match result {
             Ok(response) => return response,
             Err(refused) => refused,
         };
+        refusals.of(refused.why()).increment();
         let retry = [(header::RETRY_AFTER, HeaderValue::from(BUSY_SECONDS))];
         match refused {
             Refused::Forbidden(why) => {
@@ -269,6 +285,12 @@ pub(super) struct Download {
     device: DeviceKey,
 }
 
+impl Download {
+    pub(super) fn metrics(&self) -> &UpdateMetrics {
+        &self.site.metrics
+    }
+}
+
 impl Drop for Download {
     fn drop(&mut self) {
         let mut downloads = self
@@ -300,17 +322,19 @@ async fn update(
         site.note(device.key, &runs).await?;
         Ok(match site.offer(&device, runs).await? {
             Some(release) => {
+                site.metrics.offered.increment();
                 let kind = HeaderValue::from_static("application/json");
                 ([(header::CONTENT_TYPE, kind)], release.manifest).into_response()
             }
             None => {
+                site.metrics.nothing.increment();
                 let seconds = HeaderValue::from(site.retry_after.as_secs());
                 (StatusCode::NO_CONTENT, [(header::RETRY_AFTER, seconds)]).into_response()
             }
         })
     };
     let answered = answered.await;
-    site.answer(answered)
+    Site::answer(answered, &site.metrics.questions_refused)
 }
 
 async fn download(
@@ -336,6 +360,7 @@ async fn download(
                 (ACCEL_LIMIT_RATE, rate),
                 (header::CONTENT_TYPE, kind),
             ];
+            site.metrics.downloads_by_nginx.increment();
             return Ok((headers, Body::empty()).into_response());
         }
         let turn = site.begin_download(device.key).ok_or(Refused::TooMany)?;
@@ -363,7 +388,7 @@ async fn download(
         Ok(image::send(sending).await?)
     };
     let answered = answered.await;
-    site.answer(answered)
+    Site::answer(answered, &site.metrics.downloads_refused)
 }
 
 /// The certificate in nginx's header: percent-encoded PEM.

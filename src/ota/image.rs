@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{UpdateError, http::Download};
+use super::{UpdateError, Why, http::Download};
 
 /// What is read and sent at once; with what TLS keeps of it, it bounds the memory of a download.
 const PIECE: usize = 16 * 1024;
@@ -118,6 +118,8 @@ pub(super) async fn send(sending: Sending<'_>) -> Result<Response, UpdateError> 
         Part::Whole => (StatusCode::OK, 0, size.saturating_sub(1)),
         Part::Range(first, last) => (StatusCode::PARTIAL_CONTENT, first, last),
         Part::PastTheEnd => {
+            let refused = &turn.metrics().downloads_refused;
+            refused.of(Why::BadRange).increment();
             let range = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
             return Ok((StatusCode::RANGE_NOT_SATISFIABLE, range).into_response());
         }
@@ -126,6 +128,7 @@ pub(super) async fn send(sending: Sending<'_>) -> Result<Response, UpdateError> 
     file.seek(SeekFrom::Start(first))
         .await
         .map_err(UpdateError::io(&path))?;
+    turn.metrics().downloads.increment();
     let now = Instant::now();
     let body = Image {
         file,
@@ -136,7 +139,7 @@ pub(super) async fn send(sending: Sending<'_>) -> Result<Response, UpdateError> 
         still,
         looked: now,
         looking: None,
-        _turn: turn,
+        turn,
     };
     let mut response = (status, Body::new(body)).into_response();
     let headers = response.headers_mut();
@@ -166,7 +169,7 @@ struct Image {
     still: Box<dyn Fn() -> Still + Send + Sync>,
     looked: Instant,
     looking: Option<Still>,
-    _turn: Download,
+    turn: Download,
 }
 
 /// The answer ends before its announced length, which every client notices.
@@ -193,6 +196,7 @@ impl Image {
             self.looking = None;
             self.looked = Instant::now();
             if !still {
+                self.turn.metrics().downloads_revoked.increment();
                 return Poll::Ready(Err(CutOff::NotEntitled));
             }
         }
@@ -206,6 +210,11 @@ impl Image {
         }
         piece.truncate(read);
         self.left = self.left.saturating_sub(read as u64);
+        let metrics = self.turn.metrics();
+        metrics.bytes_sent.add(read as u64);
+        if self.left == 0 {
+            metrics.downloads_completed.increment();
+        }
         let micros = (read as u64).saturating_mul(1_000_000) / self.bytes_per_second;
         // Somebody who was slow does not get to catch up in a burst.
         self.due = self.due.max(now) + Duration::from_micros(micros);

@@ -54,6 +54,42 @@ pub enum Fault {
     Digest,
 }
 
+impl Fault {
+    /// In words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "the image is missing",
+            Self::Size => "the image has another length",
+            Self::Digest => "the image was changed",
+        }
+    }
+
+    /// Reads an image to its end and says what is wrong with it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn find(image: &mut impl Read, sha256: &str, size: u64) -> io::Result<Option<Self>> {
+        let (mut digest, mut length) = (Sha256::new(), 0);
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let read = image.read(&mut buffer)?;
+            let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
+                break;
+            };
+            digest.update(piece);
+            length += read as u64;
+        }
+        Ok(if length != size {
+            Some(Self::Size)
+        } else if hex(&digest.finalize()) != sha256 {
+            Some(Self::Digest)
+        } else {
+            None
+        })
+    }
+}
+
 /// An image on its way in.
 struct Upload {
     manifest: Vec<u8>,
@@ -270,35 +306,33 @@ impl Shelf {
         }
     }
 
+    /// Opens an image, if it is there.
+    ///
+    /// # Errors
+    /// When it is there and cannot be opened.
+    pub fn open(&self, sha256: &str) -> Result<Option<File>, UpdateError> {
+        let path = self.image(sha256);
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file.map(Some).map_err(UpdateError::io(path)),
+        }
+    }
+
     /// Reads an image and says what is wrong with it.
     ///
     /// # Errors
     /// When it is there and cannot be read.
     pub fn check(&self, sha256: &str, size: u64) -> Result<Option<Fault>, UpdateError> {
-        let path = self.image(sha256);
-        let mut file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Some(Fault::Missing));
-            }
-            file => file.map_err(UpdateError::io(&path))?,
+        let Some(mut file) = self.open(sha256)? else {
+            return Ok(Some(Fault::Missing));
         };
-        let (mut digest, mut length) = (Sha256::new(), 0);
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            let read = file.read(&mut buffer).map_err(UpdateError::io(&path))?;
-            let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
-                break;
-            };
-            digest.update(piece);
-            length += read as u64;
-        }
-        Ok(if length != size {
-            Some(Fault::Size)
-        } else if hex(&digest.finalize()) != sha256 {
-            Some(Fault::Digest)
-        } else {
-            None
-        })
+        Fault::find(&mut file, sha256, size).map_err(UpdateError::io(self.image(sha256)))
+    }
+
+    /// Gives up the image that is under way, if one is.
+    pub fn give_up(&self) {
+        *self.upload() = None;
+        self.forget_upload();
     }
 
     /// Makes what happened to the folder's entries durable.
@@ -342,7 +376,7 @@ impl Upload {
 
 /// Whether a text is a SHA-256 as image files are named by it: 64 hex digits in lower case.
 #[must_use]
-pub(super) fn is_digest(text: &str) -> bool {
+pub(crate) fn is_digest(text: &str) -> bool {
     text.len() == 64
         && text
             .bytes()

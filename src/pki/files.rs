@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::PkiError;
+use crate::config::Config;
 
 /// Private keys, secrets: the owner alone.
 pub(super) const SECRET: u32 = 0o600;
@@ -22,7 +23,7 @@ const PENDING: &str = ".key.pending";
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
-/// The certificate authority's directory, `<state>/pki`.
+/// The certificate authority's directory: `pki.dir`, or `<state>/pki`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PkiDir {
     path: PathBuf,
@@ -34,6 +35,15 @@ impl PkiDir {
     pub fn new(state_dir: &Path) -> Self {
         Self {
             path: state_dir.join("pki"),
+        }
+    }
+
+    /// The directory that the configuration names: the same for the daemon and every subcommand.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        match &config.pki.dir {
+            Some(dir) => Self::at(dir.clone()),
+            None => Self::new(&config.state_dir),
         }
     }
 

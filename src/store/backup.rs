@@ -11,8 +11,12 @@ use rusqlite::{
     backup::{Backup, StepResult},
 };
 
-use super::{log, open::wal_of};
-use crate::clock::UnixMillis;
+use super::{
+    log,
+    open::wal_of,
+    updates::{self, ReleaseRow},
+};
+use crate::{clock::UnixMillis, ota::Standing};
 
 /// Pages copied at a time: 4 MiB. The copy reads one snapshot, so what is written meanwhile neither
 /// disturbs it nor makes it start over.
@@ -159,6 +163,29 @@ pub fn restore(
     remove(&with_suffix(to, "-shm"))?;
     persist(&partial, to)?;
     Ok(contents)
+}
+
+/// The releases that are published in the database at `path`, in use or not, oldest first; none in one
+/// that is older than releases are.
+///
+/// # Errors
+/// [`BackupError::Sql`]
+pub fn published(path: &Path) -> Result<Vec<ReleaseRow>, BackupError> {
+    let read = || {
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        conn.busy_timeout(Duration::from_secs(10))?;
+        let named = "SELECT count(*) FROM sqlite_schema WHERE name = 'release'";
+        if conn.query_row(named, [], |row| row.get::<_, i64>(0))? == 0 {
+            return Ok(Vec::new());
+        }
+        let mut releases = updates::releases(&conn)?;
+        releases.retain(|release| release.standing == Standing::Published);
+        Ok(releases)
+    };
+    read().map_err(|source| BackupError::Sql {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn forget_all_before(path: &Path, now: UnixMillis) -> Result<(), BackupError> {

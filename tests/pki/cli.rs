@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use clap::Parser;
-use tidegate::cli::pki::{Outcome, PkiArgs, run};
-use tidegate::pki::{Bundle, PkiError};
+use tidegate::cli::pki::{Outcome, PkiArgs, Settings, run};
+use tidegate::pki::{Bundle, PkiDir, PkiError};
 
 use crate::support::{Client, Gateway, VERSIONS, client_config, connect, now, openssl};
 
@@ -19,7 +19,12 @@ fn try_run(state: &Path, line: &str) -> Result<(Outcome, String), PkiError> {
     let arguments = std::iter::once("pki").chain(line.split_whitespace());
     let cli = Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{line}: {error}"));
     let mut out = Vec::new();
-    let outcome = run(cli.pki, state, &[], now(), &mut out)?;
+    let settings = Settings {
+        dir: PkiDir::new(state),
+        profiles: None,
+        release_keys: Vec::new(),
+    };
+    let outcome = run(cli.pki, settings, now(), &mut out)?;
     Ok((outcome, String::from_utf8(out).unwrap()))
 }
 

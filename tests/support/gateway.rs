@@ -25,6 +25,7 @@ pub struct Setup {
     mqtt: SocketAddr,
     api: SocketAddr,
     hosts: Vec<String>,
+    pki_dir: Option<PathBuf>,
     devices: String,
     rest: String,
     environment: Vec<(String, String)>,
@@ -37,6 +38,7 @@ impl Setup {
             mqtt: free_address(),
             api: free_address(),
             hosts: vec!["localhost".into(), "127.0.0.1".into()],
+            pki_dir: None,
             devices: String::new(),
             rest: String::new(),
             environment: Vec::new(),
@@ -52,6 +54,12 @@ impl Setup {
     /// A further name or address that the gateway's certificate carries.
     pub fn host(mut self, host: &str) -> Self {
         self.hosts.push(host.into());
+        self
+    }
+
+    /// Keeps certificates elsewhere than in the state folder.
+    pub fn pki_dir(mut self, name: &str) -> Self {
+        self.pki_dir = Some(self.path(name));
         self
     }
 
@@ -95,9 +103,12 @@ impl Setup {
 
     pub fn write_config(&self) -> PathBuf {
         let path = self.path("tidegate.toml");
+        let pki_dir = self.pki_dir.as_ref();
+        let pki_dir = pki_dir.map(|path| format!("dir = {path:?}\n"));
         let text = format!(
-            "state_dir = {:?}\n\n[pki]\nhosts = {:?}\n\n[api]\naddress = \"{}\"\n\n[listeners.devices]\naddress = \"{}\"\n{}{}",
+            "state_dir = {:?}\n\n[pki]\n{}hosts = {:?}\n\n[api]\naddress = \"{}\"\n\n[listeners.devices]\naddress = \"{}\"\n{}{}",
             self.state_dir(),
+            pki_dir.unwrap_or_default(),
             self.hosts,
             self.api,
             self.mqtt,

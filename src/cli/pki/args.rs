@@ -9,7 +9,7 @@ use crate::pki::{Endpoint, Host, Reason};
 /// Certificates: who may speak as a device, and who is the gateway
 #[derive(Debug, Args)]
 pub struct PkiArgs {
-    /// Folder with certificate profiles that override the shipped ones
+    /// Folder with certificate profiles that override the shipped ones [default: pki.profiles_dir]
     #[arg(long, global = true, value_name = "DIR")]
     pub(super) profiles: Option<PathBuf>,
     #[command(subcommand)]

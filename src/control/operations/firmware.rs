@@ -53,11 +53,7 @@ impl Operations {
             }
             FirmwareRequest::Publish { .. } => {
                 let release = desk.finish(&by, self.clock.now()?).await?;
-                let overview = Overview {
-                    release,
-                    rollout: None,
-                    counts: Vec::new(),
-                };
+                let (overview, _) = desk.show(&release.name()).await?;
                 json(self.shown(overview))
             }
             FirmwareRequest::List => {

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use tidegate_mqtt::{Disconnect, Property, PropertyBuf, Version};
+use tidegate_mqtt::{DecodeError, Disconnect, Property, PropertyBuf, ReasonCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use super::{Connection, End, Ended, STOP_GRACE};
+use super::{Connection, STOP_GRACE};
 use crate::{
-    front::{metrics::Dropped, will},
+    front::{
+        Why,
+        metrics::{Dropped, Ended},
+        session::Breach,
+        will,
+    },
     store::{
         StoreError,
         sessions::{self, DueWill},
@@ -16,6 +21,62 @@ use crate::{
 
 /// For the last words to a peer.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a connection ends, and what the peer is told.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(in crate::front) struct End {
+    pub(in crate::front) ended: Ended,
+    /// For DISCONNECT, in MQTT 5.
+    pub(in crate::front) reason: Option<ReasonCode>,
+    pub(in crate::front) text: String,
+    pub(in crate::front) publish_will: bool,
+}
+
+impl End {
+    pub(in crate::front) fn new(ended: Ended, reason: ReasonCode, text: impl Into<String>) -> Self {
+        Self {
+            ended,
+            reason: Some(reason),
+            text: text.into(),
+            publish_will: true,
+        }
+    }
+
+    pub(super) fn silent(ended: Ended, text: impl Into<String>) -> Self {
+        Self {
+            ended,
+            reason: None,
+            text: text.into(),
+            publish_will: true,
+        }
+    }
+}
+
+impl From<DecodeError> for End {
+    fn from(error: DecodeError) -> Self {
+        Self::new(Ended::Protocol, error.reason(), error.to_string())
+    }
+}
+
+impl From<Breach> for End {
+    fn from(breach: Breach) -> Self {
+        Self::new(Ended::Protocol, breach.reason(), breach.to_string())
+    }
+}
+
+impl From<Why> for End {
+    fn from(why: Why) -> Self {
+        let (ended, reason) = match why {
+            Why::TakenOver => (Ended::TakenOver, ReasonCode::SessionTakenOver),
+            Why::Revoked | Why::Removed => (Ended::Administrative, ReasonCode::NotAuthorized),
+            Why::Disabled | Why::Administrative => {
+                (Ended::Administrative, ReasonCode::AdministrativeAction)
+            }
+            Why::Stopping => (Ended::Stopping, ReasonCode::ServerShuttingDown),
+        };
+        Self::new(ended, reason, why.to_string())
+    }
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     pub(super) async fn finish(mut self: Box<Self>, end: End) {

@@ -1,10 +1,16 @@
 //! The protocol state without sockets: what goes in, what comes out.
 
 use bytes::Bytes;
-use tidegate_mqtt::{Accept, QoS, RawProperties, ServerPacket, decode_from_server, frame};
+use tidegate_mqtt::{
+    Accept, Property, PropertyBuf, Publish, QoS, RawProperties, ServerPacket, decode_from_server,
+    frame,
+};
 
 use super::*;
-use crate::front::subscription::Subscription;
+use crate::{
+    clock::UnixMillis,
+    front::{message::Source, subscription::Subscription},
+};
 
 const NOW: UnixMillis = UnixMillis(1_000_000);
 

@@ -52,6 +52,7 @@ pub mod property;
 pub mod reason;
 pub mod topic;
 
+mod numbered;
 mod read;
 mod types;
 mod write;

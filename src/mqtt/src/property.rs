@@ -17,8 +17,8 @@ pub use scope::PropertyScope;
 
 pub(crate) use section::Section;
 
-use crate::read::Reader;
 use crate::{DecodeError, MAX_REMAINING_LENGTH, Malformed, QoS, Violation, topic};
+use crate::{numbered::numbered, read::Reader};
 
 /// Most user properties taken in one set of properties. The specification sets no bound; a
 /// packet of 64 KiB could hold 13,000, each of which costs every subscriber. 64 is several times
@@ -29,87 +29,64 @@ pub const MAX_USER_PROPERTIES: usize = 64;
 /// subscription of that client (`[MQTT-3.3.4-3]`).
 pub const MAX_SUBSCRIPTION_IDENTIFIERS: usize = 64;
 
-macro_rules! property_ids {
-    ($($(#[$doc:meta])* $name:ident = $value:literal,)+) => {
-        /// Property identifiers (5.0 §2.2.2.2).
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u8)]
-        pub enum PropertyId {
-            $($(#[$doc])* $name = $value,)+
-        }
-
-        impl PropertyId {
-            /// All of them, in numeric order.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
-
-            /// The identifier with this value, if MQTT 5 defines one.
-            #[inline]
-            #[must_use]
-            pub const fn from_u8(value: u8) -> Option<Self> {
-                match value {
-                    $($value => Some(Self::$name),)+
-                    _ => None,
-                }
-            }
-        }
-    };
-}
-
-property_ids! {
-    /// Whether a payload is UTF-8.
-    PayloadFormatIndicator = 0x01,
-    /// Seconds a message lives.
-    MessageExpiryInterval = 0x02,
-    /// MIME type of a payload.
-    ContentType = 0x03,
-    /// Where to answer.
-    ResponseTopic = 0x08,
-    /// What to send along with the answer.
-    CorrelationData = 0x09,
-    /// A number the client gave its subscription.
-    SubscriptionIdentifier = 0x0B,
-    /// Seconds a session outlives its connection.
-    SessionExpiryInterval = 0x11,
-    /// The client identifier the server chose.
-    AssignedClientIdentifier = 0x12,
-    /// The keep alive the server chose.
-    ServerKeepAlive = 0x13,
-    /// Name of the extended authentication method.
-    AuthenticationMethod = 0x15,
-    /// Data of the extended authentication.
-    AuthenticationData = 0x16,
-    /// Whether reason strings and user properties are wanted on failures.
-    RequestProblemInformation = 0x17,
-    /// Seconds before a will is published.
-    WillDelayInterval = 0x18,
-    /// Whether response information is wanted.
-    RequestResponseInformation = 0x19,
-    /// Basis for response topics.
-    ResponseInformation = 0x1A,
-    /// Another server to use.
-    ServerReference = 0x1C,
-    /// Text for a human reader.
-    ReasonString = 0x1F,
-    /// Unacknowledged QoS 1 and 2 messages the sender takes at a time.
-    ReceiveMaximum = 0x21,
-    /// The highest topic alias the sender takes.
-    TopicAliasMaximum = 0x22,
-    /// A number for a topic name.
-    TopicAlias = 0x23,
-    /// The highest QoS the server takes.
-    MaximumQoS = 0x24,
-    /// Whether the server keeps retained messages.
-    RetainAvailable = 0x25,
-    /// A name and a value; may be repeated.
-    UserProperty = 0x26,
-    /// The largest packet the sender takes.
-    MaximumPacketSize = 0x27,
-    /// Whether the server takes wildcard subscriptions.
-    WildcardSubscriptionAvailable = 0x28,
-    /// Whether the server takes subscription identifiers.
-    SubscriptionIdentifierAvailable = 0x29,
-    /// Whether the server takes shared subscriptions.
-    SharedSubscriptionAvailable = 0x2A,
+numbered! {
+    /// Property identifiers (5.0 §2.2.2.2).
+    pub enum PropertyId {
+        /// Whether a payload is UTF-8.
+        PayloadFormatIndicator = 0x01,
+        /// Seconds a message lives.
+        MessageExpiryInterval = 0x02,
+        /// MIME type of a payload.
+        ContentType = 0x03,
+        /// Where to answer.
+        ResponseTopic = 0x08,
+        /// What to send along with the answer.
+        CorrelationData = 0x09,
+        /// A number the client gave its subscription.
+        SubscriptionIdentifier = 0x0B,
+        /// Seconds a session outlives its connection.
+        SessionExpiryInterval = 0x11,
+        /// The client identifier the server chose.
+        AssignedClientIdentifier = 0x12,
+        /// The keep alive the server chose.
+        ServerKeepAlive = 0x13,
+        /// Name of the extended authentication method.
+        AuthenticationMethod = 0x15,
+        /// Data of the extended authentication.
+        AuthenticationData = 0x16,
+        /// Whether reason strings and user properties are wanted on failures.
+        RequestProblemInformation = 0x17,
+        /// Seconds before a will is published.
+        WillDelayInterval = 0x18,
+        /// Whether response information is wanted.
+        RequestResponseInformation = 0x19,
+        /// Basis for response topics.
+        ResponseInformation = 0x1A,
+        /// Another server to use.
+        ServerReference = 0x1C,
+        /// Text for a human reader.
+        ReasonString = 0x1F,
+        /// Unacknowledged QoS 1 and 2 messages the sender takes at a time.
+        ReceiveMaximum = 0x21,
+        /// The highest topic alias the sender takes.
+        TopicAliasMaximum = 0x22,
+        /// A number for a topic name.
+        TopicAlias = 0x23,
+        /// The highest QoS the server takes.
+        MaximumQoS = 0x24,
+        /// Whether the server keeps retained messages.
+        RetainAvailable = 0x25,
+        /// A name and a value; may be repeated.
+        UserProperty = 0x26,
+        /// The largest packet the sender takes.
+        MaximumPacketSize = 0x27,
+        /// Whether the server takes wildcard subscriptions.
+        WildcardSubscriptionAvailable = 0x28,
+        /// Whether the server takes subscription identifiers.
+        SubscriptionIdentifierAvailable = 0x29,
+        /// Whether the server takes shared subscriptions.
+        SharedSubscriptionAvailable = 0x2A,
+    }
 }
 
 impl PropertyId {

@@ -1,120 +1,97 @@
 //! Reason codes (5.0 §2.4) and which packet may carry which, sent by whom.
 
-use crate::{PacketType, Role};
+use crate::{PacketType, Role, numbered::numbered};
 
-macro_rules! reason_codes {
-    ($($(#[$doc:meta])* $name:ident = $value:literal,)+) => {
-        /// Every reason code of MQTT 5.0 §2.4. Codes from 0x80 on are failures.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u8)]
-        pub enum ReasonCode {
-            $($(#[$doc])* $name = $value,)+
-        }
-
-        impl ReasonCode {
-            /// All of them, in numeric order.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
-
-            /// The code with this value, if MQTT 5 defines one.
-            #[inline]
-            #[must_use]
-            pub const fn from_u8(value: u8) -> Option<Self> {
-                match value {
-                    $($value => Some(Self::$name),)+
-                    _ => None,
-                }
-            }
-        }
-    };
-}
-
-reason_codes! {
-    /// Success, normal disconnection, or granted QoS 0.
-    Success = 0x00,
-    /// Subscription granted with QoS 1 at most.
-    GrantedQoS1 = 0x01,
-    /// Subscription granted with QoS 2 at most.
-    GrantedQoS2 = 0x02,
-    /// DISCONNECT that asks for the will to be published all the same.
-    DisconnectWithWill = 0x04,
-    /// Accepted, but nobody subscribes to the topic.
-    NoMatchingSubscribers = 0x10,
-    /// UNSUBACK: there was no such subscription.
-    NoSubscriptionExisted = 0x11,
-    /// AUTH: go on with the next step.
-    ContinueAuthentication = 0x18,
-    /// AUTH: the client starts over.
-    ReAuthenticate = 0x19,
-    /// No reason is given.
-    UnspecifiedError = 0x80,
-    /// The packet could not be read.
-    MalformedPacket = 0x81,
-    /// The packet was not permitted.
-    ProtocolError = 0x82,
-    /// Valid, but not processed by this implementation.
-    ImplementationSpecificError = 0x83,
-    /// The protocol version is not spoken here.
-    UnsupportedProtocolVersion = 0x84,
-    /// The client identifier is not allowed.
-    ClientIdentifierNotValid = 0x85,
-    /// The credentials were refused.
-    BadUserNameOrPassword = 0x86,
-    /// The request is not authorised.
-    NotAuthorized = 0x87,
-    /// The server is unavailable.
-    ServerUnavailable = 0x88,
-    /// The server is busy: try again later.
-    ServerBusy = 0x89,
-    /// Banned by administrative action.
-    Banned = 0x8A,
-    /// The server is shutting down.
-    ServerShuttingDown = 0x8B,
-    /// The authentication method is unknown or changed.
-    BadAuthenticationMethod = 0x8C,
-    /// Nothing came for one and a half times the keep alive.
-    KeepAliveTimeout = 0x8D,
-    /// Another connection uses the same client identifier.
-    SessionTakenOver = 0x8E,
-    /// The topic filter is not accepted.
-    TopicFilterInvalid = 0x8F,
-    /// The topic name is not accepted.
-    TopicNameInvalid = 0x90,
-    /// The packet identifier is in use.
-    PacketIdentifierInUse = 0x91,
-    /// The packet identifier is not known.
-    PacketIdentifierNotFound = 0x92,
-    /// More unacknowledged messages than the receive maximum.
-    ReceiveMaximumExceeded = 0x93,
-    /// Topic alias 0, or over the maximum.
-    TopicAliasInvalid = 0x94,
-    /// The packet is over the maximum packet size.
-    PacketTooLarge = 0x95,
-    /// Data comes in too fast.
-    MessageRateTooHigh = 0x96,
-    /// A limit of the implementation or its administrator was exceeded.
-    QuotaExceeded = 0x97,
-    /// Closed by administrative action.
-    AdministrativeAction = 0x98,
-    /// The payload is not what its format indicator says.
-    PayloadFormatInvalid = 0x99,
-    /// Retained messages are not supported.
-    RetainNotSupported = 0x9A,
-    /// The QoS is over the server's maximum.
-    QoSNotSupported = 0x9B,
-    /// Use another server for now.
-    UseAnotherServer = 0x9C,
-    /// Use another server from now on.
-    ServerMoved = 0x9D,
-    /// Shared subscriptions are not supported.
-    SharedSubscriptionsNotSupported = 0x9E,
-    /// Connections come in too fast.
-    ConnectionRateExceeded = 0x9F,
-    /// The connection lasted as long as it may.
-    MaximumConnectTime = 0xA0,
-    /// Subscription identifiers are not supported.
-    SubscriptionIdentifiersNotSupported = 0xA1,
-    /// Wildcard subscriptions are not supported.
-    WildcardSubscriptionsNotSupported = 0xA2,
+numbered! {
+    /// Every reason code of MQTT 5.0 §2.4. Codes from 0x80 on are failures.
+    pub enum ReasonCode {
+        /// Success, normal disconnection, or granted QoS 0.
+        Success = 0x00,
+        /// Subscription granted with QoS 1 at most.
+        GrantedQoS1 = 0x01,
+        /// Subscription granted with QoS 2 at most.
+        GrantedQoS2 = 0x02,
+        /// DISCONNECT that asks for the will to be published all the same.
+        DisconnectWithWill = 0x04,
+        /// Accepted, but nobody subscribes to the topic.
+        NoMatchingSubscribers = 0x10,
+        /// UNSUBACK: there was no such subscription.
+        NoSubscriptionExisted = 0x11,
+        /// AUTH: go on with the next step.
+        ContinueAuthentication = 0x18,
+        /// AUTH: the client starts over.
+        ReAuthenticate = 0x19,
+        /// No reason is given.
+        UnspecifiedError = 0x80,
+        /// The packet could not be read.
+        MalformedPacket = 0x81,
+        /// The packet was not permitted.
+        ProtocolError = 0x82,
+        /// Valid, but not processed by this implementation.
+        ImplementationSpecificError = 0x83,
+        /// The protocol version is not spoken here.
+        UnsupportedProtocolVersion = 0x84,
+        /// The client identifier is not allowed.
+        ClientIdentifierNotValid = 0x85,
+        /// The credentials were refused.
+        BadUserNameOrPassword = 0x86,
+        /// The request is not authorised.
+        NotAuthorized = 0x87,
+        /// The server is unavailable.
+        ServerUnavailable = 0x88,
+        /// The server is busy: try again later.
+        ServerBusy = 0x89,
+        /// Banned by administrative action.
+        Banned = 0x8A,
+        /// The server is shutting down.
+        ServerShuttingDown = 0x8B,
+        /// The authentication method is unknown or changed.
+        BadAuthenticationMethod = 0x8C,
+        /// Nothing came for one and a half times the keep alive.
+        KeepAliveTimeout = 0x8D,
+        /// Another connection uses the same client identifier.
+        SessionTakenOver = 0x8E,
+        /// The topic filter is not accepted.
+        TopicFilterInvalid = 0x8F,
+        /// The topic name is not accepted.
+        TopicNameInvalid = 0x90,
+        /// The packet identifier is in use.
+        PacketIdentifierInUse = 0x91,
+        /// The packet identifier is not known.
+        PacketIdentifierNotFound = 0x92,
+        /// More unacknowledged messages than the receive maximum.
+        ReceiveMaximumExceeded = 0x93,
+        /// Topic alias 0, or over the maximum.
+        TopicAliasInvalid = 0x94,
+        /// The packet is over the maximum packet size.
+        PacketTooLarge = 0x95,
+        /// Data comes in too fast.
+        MessageRateTooHigh = 0x96,
+        /// A limit of the implementation or its administrator was exceeded.
+        QuotaExceeded = 0x97,
+        /// Closed by administrative action.
+        AdministrativeAction = 0x98,
+        /// The payload is not what its format indicator says.
+        PayloadFormatInvalid = 0x99,
+        /// Retained messages are not supported.
+        RetainNotSupported = 0x9A,
+        /// The QoS is over the server's maximum.
+        QoSNotSupported = 0x9B,
+        /// Use another server for now.
+        UseAnotherServer = 0x9C,
+        /// Use another server from now on.
+        ServerMoved = 0x9D,
+        /// Shared subscriptions are not supported.
+        SharedSubscriptionsNotSupported = 0x9E,
+        /// Connections come in too fast.
+        ConnectionRateExceeded = 0x9F,
+        /// The connection lasted as long as it may.
+        MaximumConnectTime = 0xA0,
+        /// Subscription identifiers are not supported.
+        SubscriptionIdentifiersNotSupported = 0xA1,
+        /// Wildcard subscriptions are not supported.
+        WildcardSubscriptionsNotSupported = 0xA2,
+    }
 }
 
 impl ReasonCode {

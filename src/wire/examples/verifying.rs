@@ -1,4 +1,5 @@
-//! How long it takes to parse and verify one message: `cargo run --release --example throughput`.
+//! How long it takes to parse and verify one message:
+//! `cargo run --release -p tidegate-wire --example verifying`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

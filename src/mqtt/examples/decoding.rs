@@ -1,5 +1,5 @@
 //! What the codec costs per packet on this machine, beside rmqtt-codec in the same run:
-//! `cargo run --release -p tidegate-mqtt --example throughput`.
+//! `cargo run --release -p tidegate-mqtt --example decoding`.
 //!
 //! Decoding is measured on a read buffer of 64 QoS 1 PUBLISH packets of 350 bytes each. The
 //! "refilled" figures include copying those into a `BytesMut` first, which rmqtt-codec cannot do
