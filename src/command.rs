@@ -13,6 +13,7 @@
 
 mod error;
 mod prepare;
+mod raw;
 mod state;
 mod waiting;
 
@@ -39,7 +40,8 @@ use crate::{
 };
 
 pub use error::CommandError;
-pub use prepare::{PrepareError, Prepared, Route, raw_form};
+pub use prepare::{PrepareError, Prepared, Route};
+pub use raw::raw_form;
 pub use state::{Event, State};
 
 use waiting::{Tell, Waiting};

@@ -11,6 +11,7 @@ mod files;
 mod finding;
 mod layers;
 mod load;
+mod nearest;
 mod place;
 mod problem;
 mod schema;
@@ -27,13 +28,13 @@ use serde::{Deserialize, Serialize};
 pub use check::check;
 pub use files::check_files;
 pub use finding::{Finding, Severity};
-pub use load::{DEFAULT_FILE, Loaded, Sources, load};
+pub use load::{DEFAULT_FILE, Loaded, Sources, load, load_bytes};
 pub use place::{Place, Places};
 pub use problem::{ConfigError, Problem};
 pub use updates::Updates;
 
 /// Everything that can be set.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where the gateway keeps its database, certificates and keys.
@@ -58,7 +59,7 @@ pub struct Config {
     pub devices: BTreeMap<String, Device>,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,tidegate::front=debug`.
@@ -77,7 +78,7 @@ pub enum LogFormat {
     Journald,
 }
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pki {
     /// The folder of certificates and their keys itself. Unset: `<state_dir>/pki`.
@@ -88,7 +89,7 @@ pub struct Pki {
     pub hosts: Vec<String>,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     pub address: SocketAddr,
@@ -123,7 +124,7 @@ impl std::fmt::Display for ListenerMode {
     }
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
     /// Where backends send commands (HTTPS), or `"off"`.
@@ -136,7 +137,7 @@ pub struct Api {
     pub body_bytes: ByteSize,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Largest MQTT packet from an authenticated peer.
@@ -177,7 +178,7 @@ pub struct Limits {
     pub topics_per_identity: u32,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Verification {
     /// How far a message's time may be from ours, either way.
@@ -190,7 +191,7 @@ pub struct Verification {
     pub require_v2: bool,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
     /// Disk space for the database. When it is reached, [`Storage::when_full`] applies.
@@ -216,14 +217,14 @@ pub enum WhenFull {
 }
 
 /// One upstream. `type` names the kind.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Upstream {
     Http(HttpUpstream),
 }
 
 /// An HTTP backend: one POST per message.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpUpstream {
     /// `http://host:port` or `https://host:port/path`; `/device/{id}/data` is appended.
@@ -274,7 +275,7 @@ impl HttpUpstream {
 }
 
 /// One declared device.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Device {
     pub enabled: bool,

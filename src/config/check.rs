@@ -10,7 +10,7 @@ use super::{
     check_devices::devices,
     check_upstreams::upstreams,
     finding::{Finding, Findings},
-    schema::nearest,
+    nearest::nearest,
 };
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];

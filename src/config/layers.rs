@@ -3,22 +3,22 @@
 use std::collections::BTreeMap;
 
 use figment::{
-    Figment, Metadata, Profile, Provider,
     error::{Error, Kind},
-    value::{Dict, Map, Tag, Value},
+    value::{Dict, Tag, Value},
 };
 
 use super::{
     Config, HttpUpstream,
     load::PREFIX,
+    nearest::nearest,
     place::{Place, Places},
     problem::{ConfigError, Problem, dotted},
-    schema::{SCHEMA, Shape, nearest},
+    schema::{KEYS, SCHEMA, Shape},
     text,
     words::{described, one_of, shortened, shown, singular, unknown_key_remedy, wanted},
 };
 
-/// Variables that are no keys: the file's name, and the log filter ([`crate::trace`]).
+/// Variables that are no keys: the file's name, and the log filter.
 const RESERVED: [&str; 2] = ["TIDEGATE_CONFIG", "TIDEGATE_LOG"];
 /// Enough to mend in one go; the rest shows up at the next try.
 const MAX_PROBLEMS: usize = 50;
@@ -26,21 +26,9 @@ const MAX_PROBLEMS: usize = 50;
 /// No key has more parts, and one that does is not laid out as that many tables in each other.
 const DEEPEST: usize = 8;
 
-/// One layer of values.
-struct Layer(Dict);
-
-impl Provider for Layer {
-    fn metadata(&self) -> Metadata {
-        Metadata::named("configuration")
-    }
-    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
-        Ok(Profile::Default.collect(self.0.clone()))
-    }
-}
-
 /// Layers laid over each other, and what was wrong with them.
 pub(super) struct Reading {
-    figment: Figment,
+    root: Dict,
     places: Places,
     problems: Vec<Problem>,
 }
@@ -48,7 +36,7 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn new(file: Dict, places: Places) -> Self {
         Self {
-            figment: Figment::from(Layer(file)),
+            root: file,
             places,
             problems: Vec::new(),
         }
@@ -65,13 +53,7 @@ impl Reading {
 
     pub(super) fn add(&mut self, path: &[String], value: Value, place: Place) {
         self.places.set(path, place);
-        let figment = std::mem::take(&mut self.figment);
-        self.figment = figment.merge(Layer(text::nested(path, value)));
-    }
-
-    fn merged(&self) -> Dict {
-        // Layers are already parsed; putting them together cannot fail.
-        self.figment.extract::<Dict>().unwrap_or_default()
+        lay_over(&mut self.root, path, value);
     }
 
     pub(super) fn variable(&mut self, name: &str, value: &str) {
@@ -82,17 +64,13 @@ impl Reading {
             return;
         }
         let parts: Vec<&str> = rest.split("__").collect();
-        let path = spelled(&parts, &SCHEMA, &self.merged());
+        let path = spelled(&parts, &SCHEMA, &self.root);
         let place = Place::Variable {
             name: name.to_owned(),
         };
         match SCHEMA.at(&path) {
             None => {
-                let known: Vec<String> = SCHEMA
-                    .keys()
-                    .iter()
-                    .map(|key| variable_name(key, &path))
-                    .collect();
+                let known: Vec<String> = KEYS.iter().map(|key| variable_name(key, &path)).collect();
                 let remedy = match nearest(name, known.iter().map(String::as_str)) {
                     Some(near) => format!("did you mean {near}?"),
                     None => "unset it, or see tidegate config show for the keys; \
@@ -138,7 +116,7 @@ impl Reading {
     }
 
     pub(super) fn finish(mut self) -> Result<(Config, Places), ConfigError> {
-        let mut root = self.merged();
+        let mut root = std::mem::take(&mut self.root);
         self.walk(&mut root, &SCHEMA, &mut Vec::new());
         default_listener(&mut root);
         let mut root = Value::Dict(Tag::Default, root);
@@ -162,7 +140,6 @@ impl Reading {
 
     /// Takes out, and complains about, what has no place in `shape`.
     fn walk(&mut self, dict: &mut Dict, shape: &Shape, path: &mut Vec<String>) {
-        let tagged;
         let keys = match shape {
             Shape::Named(inner) => {
                 dict.retain(|name, value| {
@@ -174,17 +151,11 @@ impl Reading {
                 return;
             }
             Shape::Table(keys) => keys,
-            Shape::Tagged(kinds) => {
-                let Some(found) = self.kind(dict, kinds, path) else {
-                    dict.clear();
-                    return;
-                };
-                tagged = found;
-                match &tagged {
-                    Shape::Table(keys) => keys,
-                    _ => return,
-                }
-            }
+            Shape::Tagged(kinds) => match self.kind(dict, kinds, path) {
+                Some(Shape::Table(keys)) => keys,
+                Some(_) => return,
+                None => return dict.clear(),
+            },
             Shape::Text | Shape::Number | Shape::Bool | Shape::List => return,
         };
         dict.retain(|key, value| {
@@ -231,17 +202,17 @@ impl Reading {
     }
 
     /// The keys of a tagged table, by its `type`.
-    fn kind(
+    fn kind<'k>(
         &mut self,
         dict: &Dict,
-        kinds: &BTreeMap<String, Shape>,
+        kinds: &'k BTreeMap<String, Shape>,
         path: &mut Vec<String>,
-    ) -> Option<Shape> {
+    ) -> Option<&'k Shape> {
         let names: Vec<&str> = kinds.keys().map(String::as_str).collect();
         let place = self.places.of(path);
         let choice = format!("write type = {}", one_of(&names));
         match dict.get("type") {
-            Some(Value::String(_, kind)) if kinds.contains_key(kind) => kinds.get(kind).cloned(),
+            Some(Value::String(_, kind)) if kinds.contains_key(kind) => kinds.get(kind),
             Some(other) => {
                 path.push("type".to_owned());
                 let message = format!("{} is no type of {}", shown(other), singular(path));
@@ -304,6 +275,32 @@ impl Reading {
         };
         self.problem(&path, self.places.of(&path), message, remedy);
         path
+    }
+}
+
+/// Puts `value` at `path` into `dict`: a table adds to the table that is there, anything else takes
+/// the place of what is there, or is on the way.
+fn lay_over(dict: &mut Dict, path: &[String], value: Value) {
+    let Some((first, rest)) = path.split_first() else {
+        if let Value::Dict(_, entries) = value {
+            for (name, value) in entries {
+                lay_over(dict, &[name], value);
+            }
+        }
+        return;
+    };
+    let below = dict
+        .entry(first.clone())
+        .or_insert_with(|| Value::Dict(Tag::Default, Dict::new()));
+    if rest.is_empty() && !matches!(value, Value::Dict(..)) {
+        *below = value;
+        return;
+    }
+    if !matches!(below, Value::Dict(..)) {
+        *below = Value::Dict(Tag::Default, Dict::new());
+    }
+    if let Value::Dict(_, below) = below {
+        lay_over(below, rest, value);
     }
 }
 

@@ -78,21 +78,36 @@ pub struct Loaded {
 /// Everything that is wrong, as far as it can be told in one go.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let file = sources.config_file();
-    let text = match &file {
-        Some(path) => read(path).map_err(|problem| ConfigError {
-            problems: vec![problem],
-        })?,
-        None => String::new(),
+    let bytes = match &file {
+        Some(path) => read(path)?,
+        None => Vec::new(),
     };
     let path = file.clone().unwrap_or_default();
-    parse(&text, &path, sources).map(|(config, places)| Loaded {
+    load_bytes(bytes, &path, sources).map(|(config, places)| Loaded {
         config,
         file,
         places,
     })
 }
 
-/// [`load`] with the file's text at hand.
+/// [`load`] with what is in the file at hand; `path` is only for places.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_bytes(
+    bytes: Vec<u8>,
+    path: &Path,
+    sources: &Sources,
+) -> Result<(Config, Places), ConfigError> {
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let message = format!("is not UTF-8 text (byte {at})");
+        about_file(path, message, "save it as UTF-8")
+    })?;
+    parse(&text, path, sources)
+}
+
+/// [`load_bytes`] of what is text.
 pub(super) fn parse(
     text: &str,
     path: &Path,
@@ -122,47 +137,51 @@ pub(super) fn parse(
     reading.finish()
 }
 
-fn read(path: &Path) -> Result<String, Problem> {
-    let problem = |message: String, remedy: &str| Problem {
-        key: String::new(),
-        place: Place::WholeFile {
-            path: path.to_owned(),
-        },
-        message,
-        remedy: remedy.to_owned(),
+fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let unreadable = |error: io::Error| {
+        about_file(
+            path,
+            format!("cannot be read: {error}"),
+            "make it readable for this user",
+        )
     };
     let metadata = fs::metadata(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => problem(
+        io::ErrorKind::NotFound => about_file(
+            path,
             "there is no such file".to_owned(),
             "name an existing one with --config or TIDEGATE_CONFIG",
         ),
-        _ => problem(
-            format!("cannot be read: {error}"),
-            "make it readable for this user",
-        ),
+        _ => unreadable(error),
     })?;
     if metadata.is_dir() {
-        return Err(problem(
+        return Err(about_file(
+            path,
             "is a folder".to_owned(),
             "name the TOML file in it",
         ));
     }
     if metadata.len() > MAX_FILE_BYTES {
-        return Err(problem(
+        return Err(about_file(
+            path,
             format!("has {} bytes, more than any configuration", metadata.len()),
             "name a TOML file of at most 16 MiB",
         ));
     }
-    let bytes = fs::read(path).map_err(|error| {
-        problem(
-            format!("cannot be read: {error}"),
-            "make it readable for this user",
-        )
-    })?;
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        problem(format!("is not UTF-8 text (byte {at})"), "save it as UTF-8")
-    })
+    fs::read(path).map_err(unreadable)
+}
+
+/// What is wrong with the file as a whole.
+fn about_file(path: &Path, message: String, remedy: &str) -> ConfigError {
+    ConfigError {
+        problems: vec![Problem {
+            key: String::new(),
+            place: Place::WholeFile {
+                path: path.to_owned(),
+            },
+            message,
+            remedy: remedy.to_owned(),
+        }],
+    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub(super) enum Shape {
 
 /// The whole surface.
 pub(super) static SCHEMA: LazyLock<Shape> = LazyLock::new(schema);
+/// All keys of [`SCHEMA`].
+pub(super) static KEYS: LazyLock<Vec<String>> = LazyLock::new(|| SCHEMA.keys());
 
 impl Shape {
     /// The shape at `path`; in tagged tables the keys of every type count.
@@ -79,30 +81,6 @@ impl Shape {
             Self::Text | Self::Number | Self::Bool | Self::List => into.push(prefix.to_owned()),
         }
     }
-}
-
-/// The candidate nearest to `word`, if one is near enough to have been meant.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let word = word.to_lowercase();
-    let letters = word.chars().count();
-    candidates
-        .into_iter()
-        .filter_map(|candidate| {
-            let length = candidate.chars().count();
-            // A third of the letters wrong is a slip; more is another word.
-            let most = length.max(3) / 3;
-            // Comparing costs the product of the lengths, and somebody may have written a novel.
-            if letters.abs_diff(length) > most {
-                return None;
-            }
-            let distance = strsim::damerau_levenshtein(&word, &candidate.to_lowercase());
-            (distance <= most).then_some((distance, candidate))
-        })
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
 }
 
 fn schema() -> Shape {

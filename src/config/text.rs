@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use figment::value::{Dict, Empty, Num, Tag, Value};
+use figment::value::{Empty, Num, Tag, Value};
 
 use super::{document, place::Places, schema::Shape};
 
@@ -51,18 +51,4 @@ fn toml(text: &str) -> Option<Value> {
     let mut unused = Places::default();
     let mut dict = document::parse(&format!("x = {text}"), Path::new(""), &mut unused).ok()?;
     dict.remove("x")
-}
-
-/// `value` wrapped into tables along `path`.
-pub(super) fn nested(path: &[String], value: Value) -> Dict {
-    let mut dict = Dict::new();
-    if let Some((first, rest)) = path.split_first() {
-        let inner = if rest.is_empty() {
-            value
-        } else {
-            Value::Dict(Tag::Default, nested(rest, value))
-        };
-        dict.insert(first.clone(), inner);
-    }
-    dict
 }

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Releases of firmware for devices. Without a release key there are no updates, and nothing listens.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Updates {
     /// Where devices ask for updates (HTTPS with client certificates), or `"off"` where nginx listens

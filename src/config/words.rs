@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use figment::value::Value;
 
 use super::{
+    nearest::nearest,
     problem::dotted,
-    schema::{SCHEMA, Shape, nearest},
+    schema::{KEYS, Shape},
 };
 
 pub(super) fn unknown_key_remedy(path: &[String], siblings: &BTreeMap<String, Shape>) -> String {
@@ -18,8 +19,7 @@ pub(super) fn unknown_key_remedy(path: &[String], siblings: &BTreeMap<String, Sh
         path.push(near.to_owned());
         return format!("did you mean {}?", dotted(&path));
     }
-    let all = SCHEMA.keys();
-    if let Some(elsewhere) = all
+    if let Some(elsewhere) = KEYS
         .iter()
         .find(|known| known.rsplit('.').next() == Some(key))
     {

@@ -14,7 +14,7 @@ use super::certificate::{Certificate, PrivateKey};
 use super::error::PkiError;
 use super::files::{self, SECRET};
 use super::hosts::{Endpoint, Host};
-use super::identity::{self, Identity};
+use super::identity::Identity;
 
 /// Names the format, and its version, in both forms.
 const FORMAT: &str = "tidegate-bundle-1";
@@ -248,7 +248,7 @@ impl Bundle {
     }
 
     fn check(&self, path: &Path) -> Result<(), PkiError> {
-        identity::check_id("a device", &self.device_id)?;
+        super::request::check_id("a device", &self.device_id)?;
         let certificate = Certificate::from_pem(self.certificate.as_bytes(), path)?;
         if certificate.identity != Some(Identity::Device(self.device_id.clone())) {
             return Err(bad(

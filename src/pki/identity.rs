@@ -5,8 +5,6 @@ use x509_parser::der_parser::asn1_rs::Tag;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use super::error::PkiError;
-
 /// Everything of ours in a certificate's URI names starts with this.
 const OURS: &str = "urn:tidegate:";
 pub(super) const DEVICE: &str = "urn:tidegate:device:";
@@ -139,23 +137,11 @@ fn from_common_name(certificate: &X509Certificate<'_>) -> Result<Identity, Ident
 }
 
 /// Whether `id` is 1 to 64 of `A-Z a-z 0-9 _ -`.
-fn is_valid_id(id: &str) -> bool {
+pub(super) fn is_valid_id(id: &str) -> bool {
     (1..=64).contains(&id.len())
         && id
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
-}
-
-/// Checks a name before it goes into a certificate.
-pub(super) fn check_id(what: &'static str, id: &str) -> Result<(), PkiError> {
-    if is_valid_id(id) {
-        Ok(())
-    } else {
-        Err(PkiError::BadId {
-            what,
-            value: printable(id),
-        })
-    }
 }
 
 /// At most 80 characters, none of which can disturb a terminal or a log: whoever wrote the

@@ -13,9 +13,9 @@ use super::certificate::{Certificate, PrivateKey, Serial, date};
 use super::error::PkiError;
 use super::files::{self, Lock, PUBLIC, PkiDir};
 use super::hosts::{Endpoint, Host};
-use super::identity::{self, Identity};
+use super::identity::Identity;
 use super::profile::{Kind, Profiles};
-use super::request::{SecretSource, SigningRequest};
+use super::request::{self, SecretSource, SigningRequest};
 use super::revocation::Record;
 
 /// What a new device certificate is to be.
@@ -66,7 +66,7 @@ pub(super) fn device(
     now: OffsetDateTime,
     lock: &Lock,
 ) -> Result<IssuedDevice, PkiError> {
-    identity::check_id("a device", &request.id)?;
+    request::check_id("a device", &request.id)?;
     let wanted = Identity::Device(request.id.clone());
     if !request.force {
         refuse_second(dir, "device", &wanted, now)?;
@@ -191,7 +191,7 @@ pub(super) fn operator(
     now: OffsetDateTime,
     lock: &Lock,
 ) -> Result<IssuedOperator, PkiError> {
-    identity::check_id("an operator", &request.name)?;
+    request::check_id("an operator", &request.name)?;
     let wanted = Identity::Operator(request.name.clone());
     if !request.force {
         refuse_second(dir, "operator", &wanted, now)?;

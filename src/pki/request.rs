@@ -37,6 +37,18 @@ impl fmt::Debug for SecretSource {
     }
 }
 
+/// Checks a name before it goes into a certificate.
+pub(super) fn check_id(what: &'static str, id: &str) -> Result<(), PkiError> {
+    if identity::is_valid_id(id) {
+        Ok(())
+    } else {
+        Err(PkiError::BadId {
+            what,
+            value: identity::printable(id),
+        })
+    }
+}
+
 /// The longest secret taken from a file: HMAC-SHA256 hashes anything longer than 64 bytes down
 /// to 32, so more would only look stronger.
 const MAX_SECRET: usize = 256;

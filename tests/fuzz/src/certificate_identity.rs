@@ -3,7 +3,6 @@
 //! Input: a certificate in DER. Allocation: at most 64 KiB and 64 times the input, which a
 //! certificate of nothing but empty names comes near.
 
-use tidegate::pki::identity::{Identity, from_certificate};
 use x509_cert::Certificate;
 use x509_cert::der::asn1::{Ia5StringRef, PrintableStringRef, Utf8StringRef};
 use x509_cert::der::oid::db::{rfc4519::CN, rfc5280::ID_CE_SUBJECT_ALT_NAME};
@@ -12,6 +11,7 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::allocation;
+use crate::gateway::pki::identity::{Identity, from_certificate};
 
 /// # Panics
 ///

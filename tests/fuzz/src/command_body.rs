@@ -12,6 +12,7 @@ use tidegate_wire::{
 };
 
 use crate::allocation;
+use crate::gateway::command::raw::raw_form;
 
 /// # Panics
 ///
@@ -117,16 +118,14 @@ pub fn run(data: &[u8]) {
     tampered(&out, &receiver, control, now, &mut slots);
 
     outcome(&payload, message_id, &mut slots);
-    #[cfg(feature = "gateway")]
     raw(&payload, &sent);
 }
 
 /// The form for a device that knows no JSON: there is one for every command that was taken, and it
 /// says the same.
-#[cfg(feature = "gateway")]
 fn raw(payload: &Payload<'_>, canonical: &[u8]) {
     let limit = 4 * canonical.len() + 256;
-    let raw = allocation::at_most(limit, || tidegate::command::raw_form(payload));
+    let raw = allocation::at_most(limit, || raw_form(payload));
     let Some(raw) = raw else {
         panic!("no raw form of {payload}");
     };
