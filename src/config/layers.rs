@@ -1,6 +1,6 @@
 //! Layers of values laid over each other, held against the schema and turned into a [`Config`].
 
-use std::collections::BTreeMap;
+use std::{cell::Cell, collections::BTreeMap};
 
 use figment::{
     Figment, Metadata, Profile, Provider,
@@ -26,15 +26,15 @@ const MAX_PROBLEMS: usize = 50;
 /// No key has more parts, and one that does is not laid out as that many tables in each other.
 const DEEPEST: usize = 8;
 
-/// One layer of values.
-struct Layer(Dict);
+/// One layer of values; it is asked for them once.
+struct Layer(Cell<Dict>);
 
 impl Provider for Layer {
     fn metadata(&self) -> Metadata {
         Metadata::named("configuration")
     }
     fn data(&self) -> Result<Map<Profile, Dict>, Error> {
-        Ok(Profile::Default.collect(self.0.clone()))
+        Ok(Profile::Default.collect(self.0.take()))
     }
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn new(file: Dict, places: Places) -> Self {
         Self {
-            figment: Figment::from(Layer(file)),
+            figment: Figment::from(Layer(Cell::new(file))),
             places,
             problems: Vec::new(),
         }
@@ -66,12 +66,13 @@ impl Reading {
     pub(super) fn add(&mut self, path: &[String], value: Value, place: Place) {
         self.places.set(path, place);
         let figment = std::mem::take(&mut self.figment);
-        self.figment = figment.merge(Layer(text::nested(path, value)));
+        self.figment = figment.merge(Layer(Cell::new(text::nested(path, value))));
     }
 
     fn merged(&self) -> Dict {
         // Layers are already parsed; putting them together cannot fail.
-        self.figment.extract::<Dict>().unwrap_or_default()
+        let mut profiles = self.figment.data().unwrap_or_default();
+        profiles.remove(&Profile::Default).unwrap_or_default()
     }
 
     pub(super) fn variable(&mut self, name: &str, value: &str) {
@@ -139,6 +140,7 @@ impl Reading {
 
     pub(super) fn finish(mut self) -> Result<(Config, Places), ConfigError> {
         let mut root = self.merged();
+        self.figment = Figment::new();
         self.walk(&mut root, &SCHEMA, &mut Vec::new());
         default_listener(&mut root);
         let mut root = Value::Dict(Tag::Default, root);
