@@ -28,7 +28,7 @@ pub use tasks::{Ended, Tasks};
 
 use crate::{
     cli::exit::Exit,
-    config::{Loaded, Sources},
+    config::{Config, Sources},
     trace,
 };
 use signals::Signals;
@@ -48,8 +48,8 @@ pub enum RunError {
 
 /// `tidegate run`: the whole life of the daemon in this process.
 #[must_use]
-pub fn run(loaded: Loaded, sources: Sources) -> Exit {
-    let log = match trace::init(&loaded.config.log) {
+pub fn run(config: Config, sources: Sources) -> Exit {
+    let log = match trace::init(&config.log) {
         Ok(log) => log,
         Err(error) => {
             eprintln!("tidegate: {error}");
@@ -81,7 +81,7 @@ pub fn run(loaded: Loaded, sources: Sources) -> Exit {
                 tracing::info!("asked to stop before it had started; stopped");
                 return Exit::Ok;
             }
-            built = App::build(loaded.config) => built,
+            built = App::build(config) => built,
         };
         let app = match built {
             Ok(app) => app.reloading_from(sources, log),

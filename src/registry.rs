@@ -52,7 +52,7 @@ pub use unlock::unlock;
 use definition::Definition;
 use memory::{Shared, Written};
 use passwords::Passwords;
-use reconcile::{Declared, Plan};
+use reconcile::{Declared, Plan, Unreconciled};
 use table::Table;
 
 /// All devices. Share it through an [`Arc`].
@@ -80,17 +80,22 @@ impl Registry {
         master: Arc<MasterKey>,
         default_rate: Rate,
     ) -> Result<Self, RegistryError> {
-        let found = store.read(rows::all).await?;
-        let mut table = Table::default();
         let passwords = Passwords::new()?;
-        let mut resealed = Vec::new();
-        for mut row in found {
-            if credentials::reseal(&master, &mut row)? {
-                resealed.push(row.clone());
-            }
-            passwords.set(row.key, row.password.as_deref());
-            table.put(Device::from_row(&row, &master, default_rate)?);
-        }
+        let opening = Arc::clone(&master);
+        // Row by row: together they take several times what is kept of them.
+        let read = store.read(move |conn| {
+            let (mut table, mut resealed) = (Table::default(), Vec::new());
+            let taken = rows::each(conn, |mut row| {
+                if credentials::reseal(&opening, &mut row)? {
+                    resealed.push(row.clone());
+                }
+                passwords.set(row.key, row.password.as_deref());
+                table.put(Device::from_row(&row, &opening, default_rate)?);
+                Ok::<_, RegistryError>(())
+            })?;
+            Ok(taken.map(|()| (table, passwords, resealed)))
+        });
+        let (table, passwords, resealed) = read.await??;
         if !resealed.is_empty() {
             let count = resealed.len();
             store
@@ -166,17 +171,20 @@ impl Registry {
     /// [`RegistryError::Declarations`], or the store's and the seal's errors.
     pub async fn reconcile(
         &self,
-        declared: &BTreeMap<String, config::Device>,
+        declared: BTreeMap<String, config::Device>,
         now: UnixMillis,
     ) -> Result<Difference, RegistryError> {
         let _changing = self.changing.lock().await;
-        let found = self.store.read(rows::all).await?;
-        let (declared, master) = (declared.clone(), Arc::clone(&self.shared.master));
-        let plan = tokio::task::spawn_blocking(move || {
-            let declared = Declared::read_all(&declared)?;
-            reconcile::plan(found, &declared, &master, now)
-        })
-        .await??;
+        let declared = tokio::task::spawn_blocking(move || Declared::read_all(&declared)).await??;
+        let master = Arc::clone(&self.shared.master);
+        // At nearly every start nearly all of them are as declared: those are not collected.
+        let read = self.store.read(move |conn| {
+            let mut left = Unreconciled::new(declared);
+            let taken = rows::each(conn, |row| left.take(row, &master))?;
+            Ok(taken.map(|()| left))
+        });
+        let (left, master) = (read.await??, Arc::clone(&self.shared.master));
+        let plan = tokio::task::spawn_blocking(move || left.plan(&master, now)).await??;
         let Plan {
             inserts,
             updates,

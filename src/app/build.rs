@@ -298,7 +298,7 @@ impl App {
 }
 
 async fn open(
-    config: Config,
+    mut config: Config,
     edges: &Tasks,
     core: &Tasks,
 ) -> Result<(Arc<Gateway>, Pending), StartError> {
@@ -319,7 +319,7 @@ async fn open(
     };
     let registry = Arc::new(Registry::open(store.clone(), Arc::new(master), rate).await?);
     registry
-        .reconcile(&config.devices, clock.unchecked_now())
+        .reconcile(std::mem::take(&mut config.devices), clock.unchecked_now())
         .await?;
     let keys = Arc::new(Keys::open(store.clone()).await?);
 

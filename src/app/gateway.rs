@@ -58,6 +58,7 @@ pub(super) struct Reloading {
 )]
 pub struct Gateway {
     pub(super) state_dir: PathBuf,
+    /// Without its devices: the registry has those.
     pub(super) config: Mutex<Config>,
     pub(super) registry: Arc<Registry>,
     pub(super) commands: Commands,
@@ -147,7 +148,7 @@ impl Gateway {
                 "correct it; what runs goes on unchanged",
             )
         })?;
-        let new = loaded.config;
+        let mut new = loaded.config;
         if let Some(finding) = config::check(&new)
             .into_iter()
             .find(|f| f.severity == config::Severity::Error)
@@ -157,7 +158,7 @@ impl Gateway {
         }
         let difference = self
             .registry
-            .reconcile(&new.devices, self.clock.unchecked_now())
+            .reconcile(std::mem::take(&mut new.devices), self.clock.unchecked_now())
             .await?;
         reloading
             .log

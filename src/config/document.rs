@@ -25,7 +25,7 @@ pub(super) fn parse(text: &str, path: &Path, places: &mut Places) -> Result<Dict
     let lines = Lines::of(text, path);
     if errors.is_empty() {
         let mut reader = Reader { lines, places };
-        return Ok(reader.table(table.get_ref(), &mut Vec::new()));
+        return Ok(reader.table(table.into_inner(), &mut Vec::new()));
     }
     let mut problems: Vec<Problem> = Vec::new();
     for error in errors.iter().take(MAX_SYNTAX_PROBLEMS) {
@@ -47,7 +47,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn table(&mut self, table: &DeTable<'_>, path: &mut Vec<String>) -> Dict {
+    /// Takes what it reads apart: with many devices there would be two large trees otherwise.
+    fn table(&mut self, table: DeTable<'_>, path: &mut Vec<String>) -> Dict {
         let mut dict = Dict::new();
         for (key, value) in table {
             path.push(key.get_ref().to_string());
@@ -65,15 +66,15 @@ impl Reader<'_> {
         dict
     }
 
-    fn value(&mut self, value: &Spanned<DeValue<'_>>, path: &mut Vec<String>) -> Value {
-        match value.get_ref() {
+    fn value(&mut self, value: Spanned<DeValue<'_>>, path: &mut Vec<String>) -> Value {
+        match value.into_inner() {
             DeValue::String(text) => Value::String(Tag::Default, text.to_string()),
-            DeValue::Integer(integer) => number(integer),
+            DeValue::Integer(integer) => number(&integer),
             DeValue::Float(float) => match float.as_str().parse() {
                 Ok(float) => Value::Num(Tag::Default, Num::F64(float)),
                 Err(_) => Value::String(Tag::Default, float.as_str().to_owned()),
             },
-            DeValue::Boolean(boolean) => Value::Bool(Tag::Default, *boolean),
+            DeValue::Boolean(boolean) => Value::Bool(Tag::Default, boolean),
             // No setting is a date; as text it is refused where it stands, with its own words.
             DeValue::Datetime(datetime) => Value::String(Tag::Default, datetime.to_string()),
             DeValue::Array(array) => Value::Array(Tag::Default, self.array(array, path)),
@@ -81,9 +82,9 @@ impl Reader<'_> {
         }
     }
 
-    fn array(&mut self, array: &DeArray<'_>, path: &mut Vec<String>) -> Vec<Value> {
+    fn array(&mut self, array: DeArray<'_>, path: &mut Vec<String>) -> Vec<Value> {
         let mut values = Vec::new();
-        for (index, value) in array.iter().enumerate() {
+        for (index, value) in array.into_iter().enumerate() {
             path.push(index.to_string());
             self.places.set(path, self.lines.place(value.span().start));
             values.push(self.value(value, path));

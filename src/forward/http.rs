@@ -16,6 +16,7 @@
 mod answer;
 mod credentials;
 mod resolve;
+mod socket;
 
 use std::{
     io::Write,
@@ -33,10 +34,10 @@ use ureq::{
     Agent,
     http::{HeaderValue, Request, Uri, header},
     tls::TlsConfig,
-    unversioned::transport::DefaultConnector,
+    unversioned::transport::{Connector as _, RustlsConnector},
 };
 
-use self::{credentials::Credentials, resolve::CachedResolver};
+use self::{credentials::Credentials, resolve::CachedResolver, socket::Direct};
 use super::{Answer, Upstream};
 use crate::{config, envelope::Kind, outbox::Cause, store::Message};
 
@@ -179,7 +180,8 @@ impl HttpUpstream {
             config = config.tls_config(tls);
         }
         let resolver = resolve::Shared(Arc::clone(&self.resolver));
-        Agent::with_parts(config.build(), DefaultConnector::default(), resolver)
+        let connector = Direct::new(self.timeout).chain(RustlsConnector::default());
+        Agent::with_parts(config.build(), connector, resolver)
     }
 
     fn request<'m>(

@@ -64,7 +64,8 @@ pub(super) fn read_file(
         "secret_file" => check(device, &what, &content, MIN_SECRET)?,
         _ => check(device, &what, &content, 1)?,
     }
-    Ok(content)
+    // All devices' are held at once: each in the room it needs.
+    Ok(Zeroizing::new(content.to_vec()))
 }
 
 /// Whether this will do as a shared secret.

@@ -153,6 +153,15 @@ impl Definition {
         })
     }
 
+    /// Whether `row` is what this says.
+    pub(super) fn is_in(&self, row: &DeviceRow) -> bool {
+        row.enabled == self.enabled
+            && row.signing == self.signing
+            && row.per_second == self.per_second
+            && row.topics == self.topics
+            && row.groups == self.groups
+    }
+
     /// Makes `row` what this says and returns the names of what was different.
     pub(super) fn apply_to(&self, row: &mut DeviceRow) -> Vec<&'static str> {
         let mut changed = Vec::new();

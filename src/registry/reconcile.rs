@@ -131,8 +131,67 @@ impl Difference {
     }
 }
 
+/// What is left to look at once what is as declared is put aside.
+pub(super) struct Unreconciled {
+    declared: BTreeMap<DeviceId, Declared>,
+    rows: Vec<DeviceRow>,
+    unchanged: usize,
+}
+
+impl Unreconciled {
+    pub(super) fn new(declared: BTreeMap<DeviceId, Declared>) -> Self {
+        Self {
+            declared,
+            rows: Vec::new(),
+            unchanged: 0,
+        }
+    }
+
+    /// Takes a row of the table; each once.
+    pub(super) fn take(&mut self, row: DeviceRow, master: &MasterKey) -> Result<(), RegistryError> {
+        if let Ok(id) = DeviceId::try_from(row.id.as_str())
+            && let Some(device) = self.declared.get(&id)
+            && is_as_declared(&row, device, master)?
+        {
+            self.declared.remove(&id);
+            self.unchanged += 1;
+        } else {
+            self.rows.push(row);
+        }
+        Ok(())
+    }
+
+    /// What is to be written. Hashes the passwords that are new.
+    pub(super) fn plan(self, master: &MasterKey, now: UnixMillis) -> Result<Plan, RegistryError> {
+        let mut plan = plan(self.rows, &self.declared, master, now)?;
+        plan.difference.unchanged += self.unchanged;
+        Ok(plan)
+    }
+}
+
+/// Whether [`make`] would change nothing.
+fn is_as_declared(
+    row: &DeviceRow,
+    device: &Declared,
+    master: &MasterKey,
+) -> Result<bool, RegistryError> {
+    let password = match &device.password {
+        Some(password) => is_fingerprinted(row, password, master),
+        None => row.password_source.is_none(),
+    };
+    let secret = match &device.secret {
+        Some(secret) => holds(row, secret, master)?,
+        None => true,
+    };
+    Ok(row.declared
+        && row.removed_at.is_none()
+        && device.definition.is_in(row)
+        && password
+        && secret)
+}
+
 /// Compares the table with the declarations. Hashes only passwords that are new.
-pub(super) fn plan(
+fn plan(
     rows: Vec<DeviceRow>,
     declared: &BTreeMap<DeviceId, Declared>,
     master: &MasterKey,

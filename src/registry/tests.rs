@@ -54,12 +54,12 @@ async fn reconciling_adds_changes_and_removes_and_then_does_nothing() {
     let registry = registry(&store).await;
     let mut changes = registry.changes();
     let mut declared = fleet([("a", Settings::default()), ("b", Settings::default())]);
-    let first = registry.reconcile(&declared, T1).await.unwrap();
+    let first = registry.reconcile(declared.clone(), T1).await.unwrap();
     assert_eq!((first.added, first.unchanged), (vec![id("a"), id("b")], 0));
     assert!(changes.has_changed().unwrap());
     changes.mark_unchanged();
 
-    let again = registry.reconcile(&declared, T2).await.unwrap();
+    let again = registry.reconcile(declared.clone(), T2).await.unwrap();
     assert!(again.is_empty(), "{again:?}");
     assert_eq!(again.unchanged, 2);
     assert!(
@@ -75,7 +75,7 @@ async fn reconciling_adds_changes_and_removes_and_then_does_nothing() {
     b.groups = vec!["hall".to_owned()];
     b.signing = Signing::V2;
     b.enabled = false;
-    let third = registry.reconcile(&declared, T2).await.unwrap();
+    let third = registry.reconcile(declared.clone(), T2).await.unwrap();
     assert_eq!(third.removed, [id("a")]);
     let [changed] = &third.changed[..] else {
         panic!("{third:?}")
@@ -121,19 +121,19 @@ async fn a_number_is_never_given_to_another_device() {
     let store = store();
     let registry = registry(&store).await;
     registry
-        .reconcile(&fleet([("a", Settings::default())]), T1)
+        .reconcile(fleet([("a", Settings::default())]), T1)
         .await
         .unwrap();
     let a = registry.get(&id("a")).unwrap().key;
     registry
-        .reconcile(&fleet([("b", Settings::default())]), T1)
+        .reconcile(fleet([("b", Settings::default())]), T1)
         .await
         .unwrap();
     let b = registry.get(&id("b")).unwrap().key;
     assert_ne!(a, b);
     let back = registry
         .reconcile(
-            &fleet([("a", Settings::default()), ("b", Settings::default())]),
+            fleet([("a", Settings::default()), ("b", Settings::default())]),
             T2,
         )
         .await
@@ -152,7 +152,7 @@ async fn secrets_come_from_files_and_lie_sealed() {
     let (store, file) = (store(), dir.path().join("a"));
     let registry = registry(&store).await;
     let mut declared = fleet([("a", with_secret(&file, "supersecretkey123\n"))]);
-    registry.reconcile(&declared, T1).await.unwrap();
+    registry.reconcile(declared.clone(), T1).await.unwrap();
     let signed = signature(&registry.get(&id("a")).unwrap());
     let row = store
         .read(|conn| rows::by_id(conn, "a"))
@@ -164,17 +164,29 @@ async fn secrets_come_from_files_and_lie_sealed() {
     // Without the line break it is the same secret; `\r\n` is one line break too.
     for same in ["supersecretkey123", "supersecretkey123\r\n"] {
         fs::write(&file, same).unwrap();
-        assert!(registry.reconcile(&declared, T1).await.unwrap().is_empty());
+        assert!(
+            registry
+                .reconcile(declared.clone(), T1)
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
     fs::write(&file, "supersecretkey124").unwrap();
-    let difference = registry.reconcile(&declared, T2).await.unwrap();
+    let difference = registry.reconcile(declared.clone(), T2).await.unwrap();
     assert_eq!(difference.changed[0].settings, ["secret"]);
     let rotated = signature(&registry.get(&id("a")).unwrap());
     assert_ne!(rotated, signed);
 
     // No file: the secret it has stays, over a restart too.
     declared.get_mut("a").unwrap().secret_file = None;
-    assert!(registry.reconcile(&declared, T2).await.unwrap().is_empty());
+    assert!(
+        registry
+            .reconcile(declared.clone(), T2)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let reopened = testing::registry(&store).await;
     assert_eq!(signature(&reopened.get(&id("a")).unwrap()), rotated);
 }
@@ -215,7 +227,7 @@ async fn wrong_declarations_are_all_named_and_change_nothing() {
             },
         ),
     ]);
-    let error = registry.reconcile(&declared, T1).await.unwrap_err();
+    let error = registry.reconcile(declared.clone(), T1).await.unwrap_err();
     let RegistryError::Declarations(errors) = &error else {
         panic!("{error}")
     };
@@ -248,7 +260,7 @@ async fn passwords_come_from_files_and_are_hashed_once() {
             ..Settings::default()
         },
     )]);
-    registry.reconcile(&declared, T1).await.unwrap();
+    registry.reconcile(declared.clone(), T1).await.unwrap();
     assert!(registry.get(&id("a")).unwrap().has_password);
     assert!(registry.check_password(&id("a"), b"correct horse"));
     assert!(!registry.check_password(&id("a"), b"correct horse\n"));
@@ -262,12 +274,23 @@ async fn passwords_come_from_files_and_are_hashed_once() {
             .password
     };
     let before = hash(store.clone()).await;
-    assert!(registry.reconcile(&declared, T1).await.unwrap().is_empty());
+    assert!(
+        registry
+            .reconcile(declared.clone(), T1)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(hash(store.clone()).await, before, "not hashed again");
 
     fs::write(&file, "battery staple").unwrap();
     assert_eq!(
-        registry.reconcile(&declared, T2).await.unwrap().changed[0].settings,
+        registry
+            .reconcile(declared.clone(), T2)
+            .await
+            .unwrap()
+            .changed[0]
+            .settings,
         ["password"]
     );
     assert!(!registry.check_password(&id("a"), b"correct horse"));
@@ -275,7 +298,12 @@ async fn passwords_come_from_files_and_are_hashed_once() {
 
     declared.get_mut("a").unwrap().password_file = None;
     assert_eq!(
-        registry.reconcile(&declared, T2).await.unwrap().changed[0].settings,
+        registry
+            .reconcile(declared.clone(), T2)
+            .await
+            .unwrap()
+            .changed[0]
+            .settings,
         ["password"]
     );
     assert!(!registry.check_password(&id("a"), b"battery staple"));
@@ -285,7 +313,13 @@ async fn passwords_come_from_files_and_are_hashed_once() {
         .set_password(&id("a"), Some(b"set at run time"), T2)
         .await
         .unwrap();
-    assert!(registry.reconcile(&declared, T2).await.unwrap().is_empty());
+    assert!(
+        registry
+            .reconcile(declared.clone(), T2)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert!(registry.check_password(&id("a"), b"set at run time"));
 }
 
@@ -294,7 +328,7 @@ async fn devices_added_at_run_time_live_beside_declared_ones() {
     let store = store();
     let registry = registry(&store).await;
     let declared = fleet([("a", Settings::default())]);
-    registry.reconcile(&declared, T1).await.unwrap();
+    registry.reconcile(declared.clone(), T1).await.unwrap();
     let added = registry
         .add(id("b"), &Settings::default(), Some(b"0123456789abcdef"), T1)
         .await
@@ -304,12 +338,12 @@ async fn devices_added_at_run_time_live_beside_declared_ones() {
         registry.add(id("a"), &Settings::default(), None, T1).await,
         Err(RegistryError::Exists(_))
     ));
-    let difference = registry.reconcile(&declared, T2).await.unwrap();
+    let difference = registry.reconcile(declared.clone(), T2).await.unwrap();
     assert!(difference.is_empty(), "it stays: {difference:?}");
     assert_eq!(difference.run_time, 1);
 
     let both = fleet([("a", Settings::default()), ("b", Settings::default())]);
-    let difference = registry.reconcile(&both, T2).await.unwrap();
+    let difference = registry.reconcile(both.clone(), T2).await.unwrap();
     assert_eq!(difference.changed[0].settings, ["declared"]);
     let b = registry.get(&id("b")).unwrap();
     assert!(b.declared && b.key == added.key && b.secret.is_some());
@@ -341,12 +375,12 @@ async fn a_block_outlives_reloads_and_restarts() {
     let store = store();
     let registry = registry(&store).await;
     let mut declared = fleet([("a", Settings::default())]);
-    registry.reconcile(&declared, T1).await.unwrap();
+    registry.reconcile(declared.clone(), T1).await.unwrap();
     registry
         .set_enabled(&id("a"), false, "stolen", T1)
         .await
         .unwrap();
-    registry.reconcile(&declared, T2).await.unwrap();
+    registry.reconcile(declared.clone(), T2).await.unwrap();
     let reopened = testing::registry(&store).await;
     for registry in [&registry, &reopened] {
         let a = registry.get(&id("a")).unwrap();
@@ -359,7 +393,7 @@ async fn a_block_outlives_reloads_and_restarts() {
     assert!(reopened.get(&id("a")).unwrap().enabled);
 
     declared.get_mut("a").unwrap().enabled = false;
-    reopened.reconcile(&declared, T2).await.unwrap();
+    reopened.reconcile(declared.clone(), T2).await.unwrap();
     assert!(matches!(
         reopened.set_enabled(&id("a"), true, "", T2).await,
         Err(RegistryError::DisabledByDeclaration(_))
@@ -371,7 +405,7 @@ async fn what_was_seen_survives_changes_and_restarts() {
     let store = store();
     let registry = registry(&store).await;
     registry
-        .reconcile(&fleet([("a", Settings::default())]), T1)
+        .reconcile(fleet([("a", Settings::default())]), T1)
         .await
         .unwrap();
     let a = registry.get(&id("a")).unwrap();
@@ -499,11 +533,17 @@ async fn ten_thousand_devices_are_there_at_once() {
     let declared: Fleet = (0..10_000)
         .map(|n| (format!("sensor_{n:05}"), Settings::default()))
         .collect();
-    registry.reconcile(&declared, T1).await.unwrap();
+    registry.reconcile(declared.clone(), T1).await.unwrap();
     let sealed = master();
     store
         .write(move |conn| {
-            for mut row in rows::all(conn)? {
+            let mut all = Vec::new();
+            rows::each(conn, |row| {
+                all.push(row);
+                Ok::<_, ()>(())
+            })?
+            .unwrap();
+            for mut row in all {
                 let secret = sealed
                     .seal(credentials::place(&row.id), b"supersecretkey123")
                     .unwrap();

@@ -44,14 +44,25 @@ pub struct SeenRow {
 const COLUMNS: &str = "key, id, enabled, declared, blocked_reason, removed_at, signing, secret, password, \
      password_source, per_second, topics, groups, last_version, last_seen, created_at, updated_at";
 
-/// Every device that ever existed.
+/// Gives every device that ever existed to `take`, until that fails; the outer error is SQLite's.
 ///
 /// # Errors
 /// Any of SQLite's.
-pub fn all(conn: &Connection) -> rusqlite::Result<Vec<DeviceRow>> {
-    conn.prepare(&format!("SELECT {COLUMNS} FROM device ORDER BY key"))?
-        .query_map([], from_row)?
-        .collect()
+pub fn each<E>(
+    conn: &Connection,
+    mut take: impl FnMut(DeviceRow) -> Result<(), E>,
+) -> rusqlite::Result<Result<(), E>> {
+    let mut statement = conn.prepare(&format!("SELECT {COLUMNS} FROM device ORDER BY key"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if let Err(error) = take(from_row(row)?) {
+            return Ok(Err(error));
+        }
+    }
+    drop(rows);
+    // Of a table that was read whole nothing is read again soon: its pages need not be kept.
+    conn.execute_batch("PRAGMA shrink_memory")?;
+    Ok(Ok(()))
 }
 
 /// Inserts a device, ignoring the key in `row`, and returns the key it got.

@@ -124,7 +124,10 @@ impl World {
         };
         let master = Arc::new(MasterKey::new(&[7; 32], &[]));
         let registry = Arc::new(Registry::open(store.clone(), master, rate).await.unwrap());
-        registry.reconcile(&declared, system_now()).await.unwrap();
+        registry
+            .reconcile(declared.clone(), system_now())
+            .await
+            .unwrap();
         let metrics = Arc::new(FrontMetrics::default());
         let directory = Arc::new(Directory::new(&limits, metrics.clone()));
         let told = directory.clone();
