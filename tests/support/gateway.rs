@@ -115,7 +115,10 @@ impl Setup {
             self.rest,
             self.devices
         );
-        fs::write(&path, text).unwrap();
+        // Written only when it is another: what is running beside this may just be reading it.
+        if fs::read_to_string(&path).ok().as_deref() != Some(&*text) {
+            fs::write(&path, text).unwrap();
+        }
         path
     }
 

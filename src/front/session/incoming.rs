@@ -24,7 +24,7 @@ pub(in crate::front) enum Inbound {
 pub(in crate::front) enum Release {
     /// PUBCOMP at once.
     Now(ReasonCode),
-    /// PUBCOMP when [`Progress::released`] is on disk.
+    /// PUBCOMP when [`Progress::released`](crate::store::sessions::Progress::released) is on disk.
     AfterCommit,
 }
 

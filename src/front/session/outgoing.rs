@@ -23,7 +23,7 @@ use crate::{
 pub(in crate::front) enum Received {
     /// PUBREL at once.
     Now(ReasonCode),
-    /// PUBREL when [`Progress::received`] is on disk.
+    /// PUBREL when [`Progress::received`](crate::store::sessions::Progress::received) is on disk.
     AfterCommit,
     /// Nothing: the peer refused the message.
     Nothing,
