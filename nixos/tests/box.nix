@@ -30,7 +30,8 @@
       updateServer.releaseKeys = [ "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a" ];
       backup = {
         enable = true;
-        recipients = [ "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p" ];
+        # The test's own key; its private half is in tests/nixos/src/guest/backup.rs.
+        recipients = [ "age1cteet25ay84z7phtu0g06dv6ke4znt9uqy5wujmj3sqdwxvd9c5sk0h96h" ];
         usbLabel = "TIDEGATE-BACKUP";
       };
     };

@@ -135,6 +135,9 @@ in
           "CAP_DAC_READ_SEARCH"
           "CAP_CHOWN"
           "CAP_FOWNER"
+          # `tidegate` becomes the gateway's user.
+          "CAP_SETUID"
+          "CAP_SETGID"
         ];
         ProtectKernelModules = true;
         ProtectKernelTunables = true;

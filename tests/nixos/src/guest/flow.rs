@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{story, updates};
+use super::{backup, story, updates};
 use crate::{
     Outcome,
     shell::read,
@@ -54,6 +54,10 @@ const FIRST_BOOT: &[Story] = &[
         story::revocation,
     ),
     ("a restart loses nothing", story::restart),
+    (
+        "an encrypted backup brings another box to where this one is",
+        backup::backup,
+    ),
     (
         "a hung gateway is restarted by the watchdog",
         story::watchdog,
@@ -127,6 +131,7 @@ fn tell(stories: &[Story]) -> Outcome {
         "tidegate",
         "tidegate-welcome",
         "tidegate-tls",
+        "tidegate-backup",
         "nginx",
         "chronyd",
         "nftables",

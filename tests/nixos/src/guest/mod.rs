@@ -4,6 +4,7 @@
 //! server), and on its device network, joined by a bridge in `lan`, `device` and `attacker`.
 
 mod around;
+mod backup;
 mod device;
 mod flow;
 mod network;
