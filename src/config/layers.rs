@@ -1,11 +1,10 @@
 //! Layers of values laid over each other, held against the schema and turned into a [`Config`].
 
-use std::{cell::Cell, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use figment::{
-    Figment, Metadata, Profile, Provider,
     error::{Error, Kind},
-    value::{Dict, Map, Tag, Value},
+    value::{Dict, Tag, Value},
 };
 
 use super::{
@@ -26,21 +25,9 @@ const MAX_PROBLEMS: usize = 50;
 /// No key has more parts, and one that does is not laid out as that many tables in each other.
 const DEEPEST: usize = 8;
 
-/// One layer of values; it is asked for them once.
-struct Layer(Cell<Dict>);
-
-impl Provider for Layer {
-    fn metadata(&self) -> Metadata {
-        Metadata::named("configuration")
-    }
-    fn data(&self) -> Result<Map<Profile, Dict>, Error> {
-        Ok(Profile::Default.collect(self.0.take()))
-    }
-}
-
 /// Layers laid over each other, and what was wrong with them.
 pub(super) struct Reading {
-    figment: Figment,
+    values: Dict,
     places: Places,
     problems: Vec<Problem>,
 }
@@ -48,7 +35,7 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn new(file: Dict, places: Places) -> Self {
         Self {
-            figment: Figment::from(Layer(Cell::new(file))),
+            values: file,
             places,
             problems: Vec::new(),
         }
@@ -65,14 +52,7 @@ impl Reading {
 
     pub(super) fn add(&mut self, path: &[String], value: Value, place: Place) {
         self.places.set(path, place);
-        let figment = std::mem::take(&mut self.figment);
-        self.figment = figment.merge(Layer(Cell::new(text::nested(path, value))));
-    }
-
-    fn merged(&self) -> Dict {
-        // Layers are already parsed; putting them together cannot fail.
-        let mut profiles = self.figment.data().unwrap_or_default();
-        profiles.remove(&Profile::Default).unwrap_or_default()
+        lay_over(&mut self.values, text::nested(path, value));
     }
 
     pub(super) fn variable(&mut self, name: &str, value: &str) {
@@ -83,7 +63,7 @@ impl Reading {
             return;
         }
         let parts: Vec<&str> = rest.split("__").collect();
-        let path = spelled(&parts, &SCHEMA, &self.merged());
+        let path = spelled(&parts, &SCHEMA, &self.values);
         let place = Place::Variable {
             name: name.to_owned(),
         };
@@ -139,8 +119,7 @@ impl Reading {
     }
 
     pub(super) fn finish(mut self) -> Result<(Config, Places), ConfigError> {
-        let mut root = self.merged();
-        self.figment = Figment::new();
+        let mut root = std::mem::take(&mut self.values);
         self.walk(&mut root, &SCHEMA, &mut Vec::new());
         default_listener(&mut root);
         let mut root = Value::Dict(Tag::Default, root);
@@ -306,6 +285,18 @@ impl Reading {
         };
         self.problem(&path, self.places.of(&path), message, remedy);
         path
+    }
+}
+
+/// Sections become one, key by key; any other value takes the place of what was there.
+fn lay_over(below: &mut Dict, above: Dict) {
+    for (key, value) in above {
+        match (below.get_mut(&key), value) {
+            (Some(Value::Dict(_, below)), Value::Dict(_, above)) => lay_over(below, above),
+            (_, value) => {
+                below.insert(key, value);
+            }
+        }
     }
 }
 
