@@ -1,7 +1,5 @@
 //! `tidegate run` and `tidegate demo`: a gateway in this process.
 
-use std::{panic::resume_unwind, thread};
-
 use super::{
     Context, Ended, Failed,
     demo::{self, DemoArgs},
@@ -14,7 +12,7 @@ use crate::{
 };
 
 pub(super) fn run(context: &Context) -> Ended {
-    match app::run(checked_apart(context)?, context.sources.clone()) {
+    match app::run(checked(context)?, context.sources.clone()) {
         Exit::Ok => Ok(()),
         exit => Err(Failed::Said(exit)),
     }
@@ -26,14 +24,6 @@ fn checked(context: &Context) -> Result<Config, Failed> {
     let loaded = context.load()?;
     refuse_errors(&loaded)?;
     Ok(loaded.config)
-}
-
-/// [`checked`] on a thread of its own. Reading a thousand devices takes 5 MiB for a moment. The
-/// system's allocator serves each thread from another part of memory, so what was free for that moment
-/// does not end up between what the gateway keeps for good, and can be given back.
-fn checked_apart(context: &Context) -> Result<Config, Failed> {
-    thread::scope(|scope| scope.spawn(|| checked(context)).join())
-        .unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// What `check` calls an error keeps the gateway from starting; warnings are logged by it.

@@ -220,7 +220,9 @@ impl<R> Scheduler<R> {
         if self.settled.is_empty() || self.flushing > 0 {
             return None;
         }
-        let settlements = mem::take(&mut self.settled);
+        // Room for as many again: growing would copy them, each time in another worker's memory.
+        let next = Vec::with_capacity(self.settled.len());
+        let settlements = mem::replace(&mut self.settled, next);
         let number = self.flush;
         self.flush += 1;
         self.flushing = settlements.len();

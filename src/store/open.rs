@@ -59,7 +59,7 @@ pub struct Opened {
 const APPLICATION_ID: i32 = 0x5449_4445;
 
 /// Page cache of the writer, KiB (negative to SQLite): inner pages, and what one group dirties.
-const WRITER_CACHE_KIB: i64 = -8_192;
+const WRITER_CACHE_KIB: i64 = -4_096;
 
 /// The log that only unsealed replay state holds back, as a share of the disk budget, at most this.
 const UNSEALED_MAX: u64 = 8 << 20;
