@@ -25,6 +25,7 @@ mod limits;
 mod problem;
 mod query;
 mod serve;
+mod stall;
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,6 +52,7 @@ pub use keys::{ApiKey, KeyError, Keys, MAX_KEYS, NewKey, Refusal, Restriction, S
 pub use problem::{Kind, Problem};
 pub(crate) use serve::Addresses;
 pub use serve::{Bounds, serve};
+pub(crate) use stall::Unstalled;
 
 use gate::Gate;
 

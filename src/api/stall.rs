@@ -1,4 +1,5 @@
-//! A connection that its peer stopped reading from ends: it holds a place, and perhaps an image.
+//! A connection that its peer stopped reading from ends: it holds a place, and perhaps an image. TCP
+//! itself waits for ever as long as the peer says that it is still there.
 
 use std::{
     future::Future as _,
@@ -14,7 +15,7 @@ use tokio::{
 };
 
 /// A stream on which a write that makes no progress for a while fails.
-pub(super) struct Unstalled<S> {
+pub(crate) struct Unstalled<S> {
     io: S,
     patience: Duration,
     /// Runs while a write waits.
@@ -23,7 +24,7 @@ pub(super) struct Unstalled<S> {
 }
 
 impl<S> Unstalled<S> {
-    pub(super) fn new(io: S, patience: Duration) -> Self {
+    pub(crate) fn new(io: S, patience: Duration) -> Self {
         Self {
             io,
             patience,
