@@ -26,6 +26,7 @@ mod limits;
 mod problem;
 mod query;
 mod serve;
+mod stall;
 
 use std::{sync::Arc, time::Duration};
 
@@ -53,6 +54,7 @@ pub use keys::{ApiKey, KeyError, Keys, MAX_KEYS, NewKey, Refusal, Restriction, S
 pub use problem::{Kind, Problem};
 pub(crate) use serve::Addresses;
 pub use serve::{Bounds, serve};
+pub(crate) use stall::Unstalled;
 
 use gate::Gate;
 

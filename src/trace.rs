@@ -17,7 +17,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFormat, log_filter};
 
 pub use throttle::{Decision, Suppressed, Throttle};
 
@@ -82,14 +82,12 @@ fn filter(log: &Log, variable: Option<String>) -> Result<EnvFilter, TraceError> 
         Some(text) if !text.trim().is_empty() => (VARIABLE, text),
         _ => ("log.level", log.level.clone()),
     };
-    EnvFilter::builder()
-        // The router tells of every link; a filter that names it comes later and wins.
-        .parse(format!("rumqttd=warn,{text}"))
-        .map_err(|source| TraceError::Filter {
-            origin,
-            filter: text,
-            source,
-        })
+    // The router tells of every link; a filter that names it comes later and wins.
+    log_filter(&format!("rumqttd=warn,{text}")).map_err(|source| TraceError::Filter {
+        origin,
+        filter: text,
+        source,
+    })
 }
 
 type Boxed<S> = Box<dyn Layer<S> + Send + Sync>;

@@ -65,4 +65,14 @@ mod tests {
             assert!(limit(Some(wrong), 1, 7).is_err(), "{wrong}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_was_encoded_is_read(text in "\\PC{0,20}", before in "[!-~]{0,20}") {
+            let encoded: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            let query = format!("{}&limit={encoded}&limit=no", before.replace("limit=", ""));
+            proptest::prop_assert_eq!(value(Some(&query), "limit"), Some(text));
+            let _ = (value(Some(&before), "limit"), limit(Some(&before), 1, 7).is_ok());
+        }
+    }
 }

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::{Peer, limits::network};
+use super::{Peer, Unstalled, limits::network};
 use crate::app::Tasks;
 
 /// What one listener takes on.
@@ -35,6 +35,8 @@ pub struct Bounds {
     pub handshake_timeout: Duration,
     /// From the end of the handshake, or of the last answer, to the end of a request's header.
     pub header_timeout: Duration,
+    /// A caller that takes nothing of what is written to it for so long is left.
+    pub stall_timeout: Duration,
     /// How long connections may go on when the gateway stops.
     pub drain_timeout: Duration,
 }
@@ -47,6 +49,7 @@ impl Default for Bounds {
             connections_per_address: 64,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -134,6 +137,7 @@ impl Connection {
         } = self;
         // A hint to the system; without it answers are only later.
         let _ = stream.set_nodelay(true);
+        let stream = Unstalled::new(stream, bounds.stall_timeout);
         let stream = tokio::select! {
             () = stopping.cancelled() => return,
             handshake = timeout(bounds.handshake_timeout, acceptor.accept(stream)) => match handshake {

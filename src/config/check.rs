@@ -3,13 +3,13 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use bytesize::ByteSize;
-use tracing_subscriber::EnvFilter;
 
 use super::{
     Config, Limits, ListenerMode,
     check_devices::devices,
     check_upstreams::upstreams,
     finding::{Finding, Findings},
+    log_filter::log_filter,
     nearest::nearest,
 };
 
@@ -102,7 +102,7 @@ fn log(level: &str, findings: &mut Findings) {
             None => format!("write one of {}", LEVELS.join(", ")),
         };
         findings.error(key, format!("{word:?} is no log level"), remedy);
-    } else if let Err(error) = EnvFilter::builder().parse(level) {
+    } else if let Err(error) = log_filter(level) {
         findings.error(
             key,
             format!("{level:?} is no filter: {error}"),

@@ -445,7 +445,7 @@ fn the_defaults_are_fine() {
 #[test]
 fn a_sound_configuration_is_not_nagged_about() {
     let text = "pki.hosts = [\"gw.local\", \"10.0.0.5\", \"::1\", \"*.gw.local\"]\n\
-        log.level = \"warn,tidegate::front=debug\"\n\
+        log.level = \"warn, tidegate::front=debug\"\n\
         [listeners.devices]\naddress = \"0.0.0.0:8883\"\n\
         [listeners.passwords]\naddress = \"0.0.0.0:8884\"\nmode = \"server_tls\"\n\
         [upstreams.backend]\ntype = \"http\"\nurl = \"https://backend.example:8443/in\"\n\

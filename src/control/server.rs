@@ -225,7 +225,7 @@ async fn answer(
 
 #[cfg(test)]
 mod tests {
-    use super::may_call;
+    use super::{Code, PROTOCOL, may_call, parse};
 
     #[test]
     fn others_may_not_call() {
@@ -236,6 +236,30 @@ mod tests {
             (990, 0, false),
         ] {
             assert_eq!(may_call(caller, user), may, "{caller} to {user}");
+        }
+    }
+
+    proptest::proptest! {
+        /// What a request that is not understood said is not repeated: it may have held a secret.
+        #[test]
+        fn no_line_panics_or_comes_back(line in "[{}\\[\\]\":,a-z0-9 ]{0,60}|\\PC{0,60}") {
+            let whole = format!(r#"{{"protocol":{PROTOCOL},"request":{{"hunter2":{line:?}}}}}"#);
+            for line in [&line, &whole] {
+                let Err(problem) = parse(line.as_bytes()) else {
+                    continue;
+                };
+                proptest::prop_assert!(matches!(problem.code, Code::Invalid | Code::Version));
+                proptest::prop_assert!(!problem.to_string().contains("hunter2"));
+            }
+            proptest::prop_assert!(parse(whole.as_bytes()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_line_of_nothing_but_brackets_is_refused() {
+        for open in ["[", "{\"request\":"] {
+            let line = open.repeat(100_000);
+            assert!(parse(line.as_bytes()).is_err());
         }
     }
 }

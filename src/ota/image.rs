@@ -297,4 +297,32 @@ mod tests {
             assert_eq!(asked("bytes=10-", Some(other)), Part::Whole, "{other}");
         }
     }
+
+    proptest::proptest! {
+        /// Whatever is asked for, what is answered lies within the image and is what was asked for.
+        #[test]
+        fn no_range_leaves_the_image(
+            range in "(bytes=)?[0-9+, -]{0,22}|[ -~]{0,24}",
+            size in 0_u64..=200,
+        ) {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RANGE, HeaderValue::from_str(&range).unwrap());
+            match part(&headers, "abc", size) {
+                Part::Whole => {}
+                Part::Range(first, last) => {
+                    proptest::prop_assert!(first <= last && last < size);
+                    let (from, to) = range["bytes=".len()..].split_once('-').unwrap();
+                    let number = |digits: &str| digits.parse::<u128>().ok();
+                    let (first, last, end) = (first.into(), last.into(), u128::from(size) - 1);
+                    let meant = match (number(from), number(to)) {
+                        (Some(from), Some(to)) => (from, to.min(end)),
+                        (Some(from), None) => (from, end),
+                        (None, many) => (u128::from(size).saturating_sub(many.unwrap()), end),
+                    };
+                    proptest::prop_assert_eq!((first, last), meant);
+                }
+                Part::PastTheEnd => proptest::prop_assert!(range.starts_with("bytes=")),
+            }
+        }
+    }
 }

@@ -20,7 +20,6 @@ mod offer;
 pub mod serve;
 mod shelf;
 pub mod signing;
-mod stall;
 mod trust;
 
 pub use audience::{Progress, Rollout, Standing};

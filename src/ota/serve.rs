@@ -23,9 +23,9 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::{Asked, stall::Unstalled};
+use super::Asked;
 use crate::{
-    api::Addresses,
+    api::{Addresses, Unstalled},
     app::Tasks,
     pki::{ClientAuth, Credentials, CredentialsError, TlsOptions, credentials::server_config},
 };

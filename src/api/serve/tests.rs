@@ -44,15 +44,21 @@ const BOUNDS: Bounds = Bounds {
     connections_per_address: 4,
     handshake_timeout: Duration::from_millis(300),
     header_timeout: Duration::from_millis(300),
+    stall_timeout: Duration::from_millis(500),
     drain_timeout: Duration::from_secs(5),
 };
 
+/// More than the system keeps of what a peer does not read.
+const LARGE: usize = 64 << 20;
+
 async fn start(server: &Server) -> Running {
+    let large = bytes::Bytes::from(vec![0; LARGE]);
     let router = Router::new()
         .route(
             "/peer",
             get(|Extension(Peer(peer)): Extension<Peer>| async move { peer.to_string() }),
         )
+        .route("/large", get(async move || large.clone()))
         .route(
             "/slow",
             get(|| async {
@@ -199,6 +205,28 @@ async fn one_address_cannot_take_every_place() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_left() {
+    let server = server();
+    let running = start(&server).await;
+    let mut deaf = Vec::new();
+    for _ in 0..BOUNDS.connections_per_address {
+        let mut stream = connect(running.address, &server).await.unwrap();
+        let request = b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        deaf.push(stream);
+    }
+    // Their places are free again although none of them let go.
+    for attempt in 0.. {
+        match connect(running.address, &server).await {
+            Ok(_) => break,
+            Err(error) => assert!(attempt < 1500, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(deaf);
 }
 
 #[tokio::test]

@@ -241,4 +241,22 @@ mod tests {
         assert!(!reason("https://new.example/x?token=hunter2").contains("hunter2"));
         assert!(!reason("https://a:hunter2@new.example/").contains("hunter2"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_backend_writes_into_its_headers(
+            value in "[ -~\\x80-\\xff]{0,300}|[A-Za-z]{3,6}, [0-9A-Za-z -]{0,12} [0-9:]{0,9} GMT",
+        ) {
+            let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) else {
+                return Ok(());
+            };
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, value.clone());
+            headers.insert(header::LOCATION, value.clone());
+            let _ = retry_after(&headers, SystemTime::now());
+            let reason = redirect_reason(StatusCode::FOUND, &headers);
+            proptest::prop_assert!(!reason.contains(char::is_control) && reason.len() < 400);
+            proptest::prop_assert!(!reason.contains(['?', '#', '@']));
+        }
+    }
 }

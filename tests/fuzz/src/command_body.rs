@@ -124,7 +124,8 @@ pub fn run(data: &[u8]) {
 /// The form for a device that knows no JSON: there is one for every command that was taken, and it
 /// says the same.
 fn raw(payload: &Payload<'_>, canonical: &[u8]) {
-    let limit = 4 * canonical.len() + 256;
+    // Blanks in it are gone from the canonical form.
+    let limit = 4 * payload.as_bytes().len() + 256;
     let raw = allocation::at_most(limit, || raw_form(payload));
     let Some(raw) = raw else {
         panic!("no raw form of {payload}");

@@ -8,6 +8,10 @@
 //! same bytes says ([`json`], rmqtt-codec, x509-cert), how much may be allocated
 //! ([`allocation`]), and how long an input may be ([`Target::max_len`]), within which the time limit
 //! of the run applies.
+//!
+//! Nothing here is a unit test; the tests within the gateway's modules are run where those are.
+
+#![cfg(not(test))]
 
 pub mod allocation;
 pub mod canonical;

@@ -3,14 +3,11 @@
 
 use std::{env, fs, path::Path};
 
-use crate::{Failure, remark, sh};
+use crate::{Failure, sh};
 
 const FOLDER: &str = "tests/fuzz/libfuzzer";
 /// For each target, unless `TIDEGATE_FUZZ_SECONDS` says otherwise: enough to notice what a change broke.
 const SECONDS: &str = "10";
-/// Targets that need the whole gateway built once more, which takes minutes: replayed always, explored
-/// when `TIDEGATE_FUZZ_ALL` is set.
-const LARGE: [&str; 2] = ["certificate_identity", "config"];
 
 /// Replays, then explores.
 ///
@@ -19,23 +16,11 @@ const LARGE: [&str; 2] = ["certificate_identity", "config"];
 pub(crate) fn short() -> Result<(), Failure> {
     sh("cargo", &["test", "--quiet", "--package", "fuzz"])?;
     let seconds = env::var("TIDEGATE_FUZZ_SECONDS").unwrap_or_else(|_| SECONDS.to_owned());
-    let all = env::var_os("TIDEGATE_FUZZ_ALL").is_some();
     for target in targets()? {
-        if !all && LARGE.contains(&target.as_str()) {
-            remark(&format!(
-                "fuzz target {target} was only replayed; TIDEGATE_FUZZ_ALL=1 explores it as well"
-            ));
-            continue;
-        }
         let found = format!("target/fuzz/{target}");
         fs::create_dir_all(&found).map_err(|error| format!("{found}: {error}"))?;
         let corpus = format!("tests/fuzz/corpora/{target}");
         let time = format!("-max_total_time={seconds}");
-        let features = if all {
-            "--all-features"
-        } else {
-            "--no-default-features"
-        };
         sh(
             "cargo",
             &[
@@ -45,7 +30,6 @@ pub(crate) fn short() -> Result<(), Failure> {
                 FOLDER,
                 "-s",
                 "none",
-                features,
                 &target,
                 &found,
                 &corpus,
