@@ -18,7 +18,10 @@ mod shell;
 mod snapshot;
 mod vm;
 
-use std::process::ExitCode;
+use std::{
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
+    process::{Command, ExitCode},
+};
 
 use clap::{Parser, Subcommand};
 
@@ -51,8 +54,35 @@ enum Check {
     Guest(guest::GuestCommand),
 }
 
+/// Says that this process has mounts of its own.
+const OWN_MOUNTS: &str = "TIDEGATE_CHECKS_OWN_MOUNTS";
+
+/// Starts this program again with mounts of its own, which end when it ends, however it ends. One left
+/// behind would lead whoever deletes this repository into the folders that were shown to a tree in it.
+fn with_own_mounts() -> Outcome {
+    let root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    // Who is not root mounts nothing.
+    if !root || std::env::var_os(OWN_MOUNTS).is_some() {
+        return Ok(());
+    }
+    shell::need(&["unshare"], &["util-linux"])?;
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let error = Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .arg(program)
+        .args(std::env::args_os().skip(1))
+        .env(OWN_MOUNTS, "1")
+        .exec();
+    Err(format!("unshare: {error}"))
+}
+
 fn main() -> ExitCode {
-    let done = match Cli::parse().check {
+    let check = Cli::parse().check;
+    let alone = match check {
+        Check::Lint | Check::Guest(_) => Ok(()),
+        _ => with_own_mounts(),
+    };
+    let done = alone.and_then(|()| match check {
         Check::Lint => lint::run(),
         Check::Evaluate => evaluate::run(),
         Check::Render => render::run(),
@@ -60,7 +90,7 @@ fn main() -> ExitCode {
         Check::Vm(args) => vm::run(&args),
         Check::Cross => cross::run(),
         Check::Guest(command) => guest::run(command),
-    };
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
