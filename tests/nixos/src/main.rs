@@ -55,7 +55,7 @@ enum Check {
 }
 
 /// Says that this process has mounts of its own.
-const OWN_MOUNTS: &str = "TIDEGATE_CHECKS_OWN_MOUNTS";
+const OWN_MOUNTS: &str = "NIXOS_CHECKS_OWN_MOUNTS";
 
 /// Starts this program again with mounts of its own, which end when it ends, however it ends. One left
 /// behind would lead whoever deletes this repository into the folders that were shown to a tree in it.
