@@ -20,25 +20,13 @@ use std::{
 
 use support::{
     Backend, Setup, eventually,
-    updates::{Fleet, Server, Signed, keygen},
+    updates::{Fleet, Server, Signed, keygen, with_both_servers},
 };
 use tidegate_host::{
     Behaviour, Bundle, Firmware, Kind, Simulation, Stop, Timing, Updating, Watcher, World,
     simulate_updating,
 };
 use tokio::{sync::Notify, task::LocalSet};
-
-/// Each story as two tests.
-macro_rules! with_both_servers {
-    ($($story:ident)*) => {
-        mod embedded {
-            $(#[test] fn $story() { super::$story(super::Server::Embedded); })*
-        }
-        mod nginx {
-            $(#[test] fn $story() { super::$story(super::Server::Nginx); })*
-        }
-    };
-}
 
 with_both_servers! {
     devices_move_to_a_release_while_they_measure

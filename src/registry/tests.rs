@@ -23,6 +23,12 @@ fn fleet<const N: usize>(devices: [(&str, Settings); N]) -> Fleet {
         .into()
 }
 
+/// The declarations change nothing.
+async fn assert_same(registry: &Registry, declared: &Fleet, now: UnixMillis) {
+    let difference = registry.reconcile(declared.clone(), now).await.unwrap();
+    assert!(difference.is_empty(), "{difference:?}");
+}
+
 fn with_secret(path: &Path, secret: &str) -> Settings {
     fs::write(path, secret).unwrap();
     Settings {
@@ -164,13 +170,7 @@ async fn secrets_come_from_files_and_lie_sealed() {
     // Without the line break it is the same secret; `\r\n` is one line break too.
     for same in ["supersecretkey123", "supersecretkey123\r\n"] {
         fs::write(&file, same).unwrap();
-        assert!(
-            registry
-                .reconcile(declared.clone(), T1)
-                .await
-                .unwrap()
-                .is_empty()
-        );
+        assert_same(&registry, &declared, T1).await;
     }
     fs::write(&file, "supersecretkey124").unwrap();
     let difference = registry.reconcile(declared.clone(), T2).await.unwrap();
@@ -180,13 +180,7 @@ async fn secrets_come_from_files_and_lie_sealed() {
 
     // No file: the secret it has stays, over a restart too.
     declared.get_mut("a").unwrap().secret_file = None;
-    assert!(
-        registry
-            .reconcile(declared.clone(), T2)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert_same(&registry, &declared, T2).await;
     let reopened = testing::registry(&store).await;
     assert_eq!(signature(&reopened.get(&id("a")).unwrap()), rotated);
 }
@@ -274,13 +268,7 @@ async fn passwords_come_from_files_and_are_hashed_once() {
             .password
     };
     let before = hash(store.clone()).await;
-    assert!(
-        registry
-            .reconcile(declared.clone(), T1)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert_same(&registry, &declared, T1).await;
     assert_eq!(hash(store.clone()).await, before, "not hashed again");
 
     fs::write(&file, "battery staple").unwrap();
@@ -313,13 +301,7 @@ async fn passwords_come_from_files_and_are_hashed_once() {
         .set_password(&id("a"), Some(b"set at run time"), T2)
         .await
         .unwrap();
-    assert!(
-        registry
-            .reconcile(declared.clone(), T2)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert_same(&registry, &declared, T2).await;
     assert!(registry.check_password(&id("a"), b"set at run time"));
 }
 

@@ -6,6 +6,7 @@
     dead_code,
     unreachable_pub,
     unused_imports,
+    unused_macros,
     reason = "every story is a crate of its own and uses a part of this"
 )]
 

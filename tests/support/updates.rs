@@ -14,6 +14,19 @@ use super::{
     mqtt::{Client, Hello},
 };
 
+/// Each story as two tests, one with either [`Server`], which the file has imported.
+macro_rules! with_both_servers {
+    ($($story:ident)*) => {
+        mod embedded {
+            $(#[test] fn $story() { super::$story(super::Server::Embedded); })*
+        }
+        mod nginx {
+            $(#[test] fn $story() { super::$story(super::Server::Nginx); })*
+        }
+    };
+}
+pub(crate) use with_both_servers;
+
 /// Who serves the devices.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Server {

@@ -3,7 +3,7 @@
 //! ureq's own makes twelve for a POST and its answer: a timeout is set before each read and write
 //! because a little less of it is left each time, headers and body go out on their own, and whether
 //! the connection is still good is found out twice with three calls. Here the timeout is set in
-//! steps, what is to be sent is held until an answer is waited for, and looking takes one call: five
+//! steps, what is to be sent is held until an answer is waited for, and looking takes one call: four
 //! in all, and the backend is woken once.
 
 use std::{
@@ -64,18 +64,7 @@ impl Connector for Direct {
         stream.set_nodelay(true)?;
         let handle: Weak<dyn ShutdownHandle> = Arc::<TcpStream>::downgrade(&stream);
         (details.register_shutdown)(handle)?;
-        Ok(Some(Socket {
-            stream,
-            step: self.step,
-            read_timeout: None,
-            write_timeout: None,
-            buffers: Held {
-                // It wants to have an output of its own.
-                input: LazyBuffers::new(INPUT, 1),
-                output: Vec::new(),
-                held: 0,
-            },
-        }))
+        Ok(Some(Socket::new(stream, self.step)))
     }
 }
 
@@ -114,6 +103,21 @@ pub(super) struct Socket {
 }
 
 impl Socket {
+    fn new(stream: Arc<TcpStream>, step: Duration) -> Self {
+        Self {
+            stream,
+            step,
+            read_timeout: None,
+            write_timeout: None,
+            buffers: Held {
+                // It wants to have an output of its own.
+                input: LazyBuffers::new(INPUT, 1),
+                output: Vec::new(),
+                held: 0,
+            },
+        }
+    }
+
     /// `timeout`, counted up so that it stays the same while little of it passes.
     fn stepped(&self, timeout: NextTimeout) -> Result<Option<Duration>, Error> {
         let step = self.step.as_nanos().max(1);
@@ -265,17 +269,7 @@ mod tests {
     fn pair() -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let socket = Socket {
-            stream: Arc::new(stream),
-            step: Duration::from_millis(100),
-            read_timeout: None,
-            write_timeout: None,
-            buffers: Held {
-                input: LazyBuffers::new(INPUT, 1),
-                output: Vec::new(),
-                held: 0,
-            },
-        };
+        let socket = Socket::new(Arc::new(stream), Duration::from_millis(100));
         (socket, listener.accept().unwrap().0)
     }
 
