@@ -70,7 +70,7 @@ let
       text = ''
         id=$1
         shift
-        bundle=/root/bundles/$id
+        bundle=/var/lib/bundles/$id
         exec mosquitto_${program} -h gateway.local -p 8883 --cafile "$bundle/ca.crt" \
           --cert "$bundle/device.crt" --key "$bundle/device.key" -q 1 "$@"
       '';
@@ -182,14 +182,14 @@ in
         """Issues a bundle on the gateway and carries it to the device."""
         folder = f"/var/lib/tidegate/bundle-{device_id}"
         gateway.succeed(f"tidegate pki issue device {device_id} --out {folder}")
-        machine.succeed(f"mkdir -p /root/bundles/{device_id}")
+        machine.succeed(f"mkdir -p /var/lib/bundles/{device_id}")
         for name in ["ca.crt", "device.crt", "device.key", "secret"]:
             text = gateway.succeed(f"base64 -w0 {folder}/{name}")
-            machine.succeed(f"echo {text.strip()} | base64 -d > /root/bundles/{device_id}/{name}")
+            machine.succeed(f"echo {text.strip()} | base64 -d > /var/lib/bundles/{device_id}/{name}")
 
 
     def signed(machine, device_id, payload, options=""):
-        return machine.succeed(f"sign {device_id} /root/bundles/{device_id}/secret '{payload}' {options}").strip()
+        return machine.succeed(f"sign {device_id} /var/lib/bundles/{device_id}/secret '{payload}' {options}").strip()
 
 
     def publish(machine, device_id, message):
@@ -223,7 +223,7 @@ in
 
     def as_device(device_id):
         """curl with a device's certificate."""
-        bundle = f"/root/bundles/{device_id}"
+        bundle = f"/var/lib/bundles/{device_id}"
         return f"curl --silent --show-error --cacert {bundle}/ca.crt --cert {bundle}/device.crt --key {bundle}/device.key"
 
 
