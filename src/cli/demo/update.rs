@@ -218,8 +218,7 @@ impl Update {
                 failure_percent: None,
                 failures_least: None,
                 again: false,
-                // Once, when all can be had: every device is part of every rollout.
-                now: releases.last() == Some(release),
+                now: true,
             };
             let _: Rolled = ask(handle, request).await?;
         }
